@@ -1,0 +1,5 @@
+//! Mica: copy-on-write container roots over shared, content-addressed templates.
+//!
+//! The modules form layers; a module may use those named before it and never those
+//! after it. docs/ARCHITECTURE.md draws the map and `tests/layers.rs` holds it.
+
