@@ -1,0 +1,10 @@
+//! System calls that rustix does not wrap, and short sequences of them.
+//!
+//! Every `unsafe` block of the crate is here; each wrapper is safe and takes borrowed
+//! descriptors. Knows nothing of objects, layers or FUSE, and keeps no state, so nothing
+//! here has to survive a crash. What rustix wraps is called directly.
+
+pub mod cache;
+pub mod copy;
+pub mod flags;
+pub mod mount;
