@@ -8,3 +8,5 @@ pub mod cache;
 pub mod copy;
 pub mod flags;
 pub mod mount;
+pub mod process;
+pub mod signal;
