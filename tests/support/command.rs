@@ -1,0 +1,61 @@
+//! Running programs and showing all they said when one fails.
+
+use std::process::{Command, Output, Stdio};
+
+/// The `mica` program that cargo built for this test.
+pub(crate) fn mica() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mica"));
+    command.stdin(Stdio::null()).env_remove("MICA_STORE");
+    command
+}
+
+/// Fails the test at once, with the reason, unless it runs as root with /dev/fuse.
+///
+/// These journeys mount file systems; where that is impossible they must be red, not skipped.
+pub(crate) fn require_root() {
+    assert!(rustix::process::geteuid().is_root(), "this test mounts file systems: run it as root");
+    assert!(std::path::Path::new("/dev/fuse").exists(), "this test needs /dev/fuse");
+}
+
+/// Runs a command that has to succeed, or has to fail.
+pub(crate) trait Succeed {
+    /// Runs it and returns its standard output; panics with everything it said if it failed.
+    fn succeed(&mut self) -> String;
+
+    /// Runs it and returns its standard error; panics if it succeeded or was killed.
+    fn refuse(&mut self) -> String;
+
+    /// Runs it without judging, keeping standard output and error.
+    fn capture(&mut self) -> Output;
+}
+
+impl Succeed for Command {
+    fn succeed(&mut self) -> String {
+        let output = self.capture();
+        assert!(output.status.success(), "{}", told(self, &output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn refuse(&mut self) -> String {
+        let output = self.capture();
+        let refused = output.status.code().is_some_and(|code| code != 0);
+        assert!(refused, "should have been refused: {}", told(self, &output));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    fn capture(&mut self) -> Output {
+        match self.stdin(Stdio::null()).output() {
+            Ok(output) => output,
+            Err(error) => panic!("cannot start {self:?}: {error}"),
+        }
+    }
+}
+
+fn told(command: &Command, output: &Output) -> String {
+    format!(
+        "{command:?}: {}\n--- stdout\n{}--- stderr\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    )
+}

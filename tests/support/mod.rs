@@ -1,0 +1,17 @@
+//! What the whole-journey tests share: scratch directories, disks in files, stores, mounts.
+//!
+//! Each is a guard that undoes its work when dropped, also when the test panicked, so that a red
+//! test leaves no mount, loop device or process behind. Knows nothing of any one journey.
+
+// Every test binary takes its own part of this.
+#![allow(dead_code, unused_imports)]
+
+mod command;
+mod disk;
+mod mounted;
+mod scratch;
+
+pub(crate) use command::{Succeed, mica, require_root};
+pub(crate) use disk::{Disk, DiskFormat};
+pub(crate) use mounted::{MountOptions, Mounted, Store};
+pub(crate) use scratch::{Scratch, is_mountpoint, unmount_beneath};
