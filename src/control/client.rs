@@ -1,0 +1,236 @@
+//! The asking side.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Answer, ControlError, LINE_LIMIT_BYTES, Request, Status, short_name};
+use crate::telemetry::Snapshot;
+
+/// How long an answer may take; unmounting waits for data to reach the disk.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// A connection to one mount process.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects to the process that listens at `path`.
+    ///
+    /// # Errors
+    /// [`ControlError::Socket`]; with `NotFound` or `ConnectionRefused` inside, no process
+    /// listens there: the mount has ended.
+    pub fn connect(path: &Path) -> Result<Self, ControlError> {
+        let connect = || {
+            let (_directory, name) = short_name(path)?;
+            let stream = UnixStream::connect(name)?;
+            stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+            stream.set_write_timeout(Some(ANSWER_LIMIT))?;
+            Ok(stream)
+        };
+        let stream =
+            connect().map_err(|source| ControlError::Socket { path: path.to_owned(), source })?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// The listening process, in this process's pid namespace.
+    ///
+    /// # Errors
+    /// [`ControlError::Lost`] when the kernel cannot say.
+    pub fn peer(&self) -> Result<rustix::process::Pid, ControlError> {
+        rustix::net::sockopt::socket_peercred(self.stream.get_ref())
+            .map(|peer| peer.pid)
+            .map_err(|errno| ControlError::Lost(errno.into()))
+    }
+
+    /// Asks for [`Request::Status`].
+    ///
+    /// # Errors
+    /// As [`Client::stop`].
+    pub fn status(&mut self) -> Result<Status, ControlError> {
+        let answer = self.call(&Request::Status)?;
+        let Answer::Status(status) = answer else { return Err(unexpected(answer)) };
+        Ok(status)
+    }
+
+    /// Asks for [`Request::Statistics`].
+    ///
+    /// # Errors
+    /// As [`Client::stop`].
+    pub fn statistics(&mut self) -> Result<Snapshot, ControlError> {
+        let answer = self.call(&Request::Statistics)?;
+        let Answer::Statistics(snapshot) = answer else { return Err(unexpected(answer)) };
+        Ok(snapshot)
+    }
+
+    /// Orders [`Request::Stop`]; on return the process is ending, or already gone: once it
+    /// has unmounted, nothing makes it wait for its answer to be read.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] with the process's reason, [`ControlError::Lost`] when it
+    /// answers nothing, [`ControlError::Protocol`] when it speaks something else.
+    pub fn stop(&mut self, detach: bool) -> Result<(), ControlError> {
+        match self.call(&Request::Stop { detach }) {
+            Ok(Answer::Stopping) => Ok(()),
+            Ok(answer) => Err(unexpected(answer)),
+            Err(ControlError::Lost(error)) if is_hang_up(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn call(&mut self, request: &Request) -> Result<Answer, ControlError> {
+        let mut line = serde_json::to_vec(request).map_err(ControlError::Protocol)?;
+        line.push(b'\n');
+        let mut answer = Vec::new();
+        let read = self
+            .stream
+            .get_mut()
+            .write_all(&line)
+            .and_then(|()| {
+                self.stream.by_ref().take(LINE_LIMIT_BYTES).read_until(b'\n', &mut answer)
+            })
+            .map_err(ControlError::Lost)?;
+        if read == 0 {
+            return Err(ControlError::Lost(io::Error::from(io::ErrorKind::UnexpectedEof)));
+        }
+        serde_json::from_slice(&answer).map_err(ControlError::Protocol)
+    }
+}
+
+/// Whether the other side closed, as opposed to staying silent.
+fn is_hang_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    [BrokenPipe, ConnectionReset, UnexpectedEof].contains(&error.kind())
+}
+
+/// The error for an answer to another question than the one asked.
+fn unexpected(answer: Answer) -> ControlError {
+    use serde::de::Error as _;
+    match answer {
+        Answer::Refused { reason } => ControlError::Refused { reason },
+        Answer::Status(_) | Answer::Statistics(_) | Answer::Stopping => {
+            ControlError::Protocol(serde_json::Error::custom("an answer to another request"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::{Server, Service};
+    use super::*;
+
+    #[derive(Default)]
+    struct Pretended {
+        stopped: AtomicBool,
+    }
+
+    impl Service for Pretended {
+        fn status(&self) -> Status {
+            Status {
+                pid: std::process::id(),
+                mountpoint: "/mnt/web1".into(),
+                stack: "00".repeat(32),
+                private: None,
+                read_only: true,
+                passthrough: false,
+                since: 7,
+            }
+        }
+
+        fn statistics(&self) -> Snapshot {
+            Snapshot { copy_ups: 3, ..Snapshot::default() }
+        }
+
+        fn stop(&self, detach: bool) -> Result<(), String> {
+            if !detach {
+                return Err("busy: a shell stands in it".to_owned());
+            }
+            self.stopped.store(true, Ordering::SeqCst);
+            Ok(())
+        }
+    }
+
+    fn served(dir: &Path) -> (std::path::PathBuf, Arc<Pretended>, Server) {
+        let path = dir.join("root.sock");
+        let service = Arc::new(Pretended::default());
+        let server = Server::start(&path, Arc::clone(&service) as Arc<dyn Service>)
+            .expect("a fresh place binds");
+        (path, service, server)
+    }
+
+    #[test]
+    fn questions_and_orders_are_answered_on_one_connection() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let (path, service, _server) = served(dir.path());
+        let mut client = Client::connect(&path).expect("the server listens");
+        assert_eq!(
+            client.peer().expect("local").as_raw_nonzero().get().unsigned_abs(),
+            std::process::id()
+        );
+        assert_eq!(client.status().expect("status").since, 7);
+        assert_eq!(client.statistics().expect("statistics").copy_ups, 3);
+        let refused = client.stop(false).expect_err("busy");
+        assert_eq!(refused.to_string(), "busy: a shell stands in it");
+        client.stop(true).expect("detaches");
+        assert!(service.stopped.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn nonsense_is_refused_and_the_connection_lives_on() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let (path, _service, _server) = served(dir.path());
+        let mut client = Client::connect(&path).expect("the server listens");
+        for line in ["{\"request\":\"format-disk\"}\n", "not json\n", "\n"] {
+            client.stream.get_mut().write_all(line.as_bytes()).expect("sent");
+            let mut answer = String::new();
+            client.stream.read_line(&mut answer).expect("answered");
+            assert!(answer.contains("refused"), "{answer}");
+        }
+        client.status().expect("still served");
+    }
+
+    #[test]
+    fn an_endless_line_ends_the_connection_and_not_the_server() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let (path, _service, _server) = served(dir.path());
+        let mut client = Client::connect(&path).expect("the server listens");
+        let long = vec![b'x'; usize::try_from(LINE_LIMIT_BYTES).expect("small") + 1];
+        // The server may close while this is still being written.
+        let _sent = client.stream.get_mut().write_all(&long);
+        let mut answer = Vec::new();
+        let _closed = client.stream.read_to_end(&mut answer);
+        assert!(answer.is_empty());
+        Client::connect(&path).expect("listens").status().expect("answers");
+    }
+
+    #[test]
+    fn a_socket_left_by_the_dead_is_replaced_and_one_of_the_living_is_not() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let path = dir.path().join("root.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
+        assert!(path.exists());
+        let service = Arc::new(Pretended::default());
+        let server = Server::start(&path, Arc::clone(&service) as Arc<dyn Service>)
+            .expect("nobody listens on the old one");
+        let second = Server::start(&path, service as Arc<dyn Service>);
+        assert!(matches!(second, Err(ControlError::AlreadyServed { .. })));
+        drop(server);
+        assert!(!path.exists());
+        assert!(matches!(Client::connect(&path), Err(ControlError::Socket { .. })));
+    }
+
+    #[test]
+    fn a_deep_directory_does_not_matter() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let deep = dir.path().join("d".repeat(120)).join("e".repeat(120));
+        std::fs::create_dir_all(&deep).expect("made");
+        let (path, _service, _server) = served(&deep);
+        Client::connect(&path).expect("connects").status().expect("answers");
+    }
+}

@@ -1,0 +1,62 @@
+//! What can be asked, and the answers.
+//!
+//! Both sides skip fields they do not know; a request or an answer of an unknown kind is
+//! an error on that connection only.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::telemetry::Snapshot;
+
+/// One question or order to a mount process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// What is mounted, where and how.
+    Status,
+    /// The counters since the mount began.
+    Statistics,
+    /// Unmount and end.
+    Stop {
+        /// Also when files are open: the mount leaves the tree now and ends with its last user.
+        #[serde(default)]
+        detach: bool,
+    },
+}
+
+/// The answer to one [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// To [`Request::Status`].
+    Status(Status),
+    /// To [`Request::Statistics`].
+    Statistics(Snapshot),
+    /// To [`Request::Stop`]: unmounted, the process is ending.
+    Stopping,
+    /// The request was understood and not done.
+    Refused {
+        /// A sentence for a person.
+        reason: String,
+    },
+}
+
+/// What one mount process serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The process, in the pid namespace it runs in.
+    pub pid: u32,
+    /// Where the root is mounted.
+    pub mountpoint: PathBuf,
+    /// The digest of the stack under it.
+    pub stack: String,
+    /// The private directory; absent on a read-only root without one.
+    pub private: Option<PathBuf>,
+    /// Whether anything may be written.
+    pub read_only: bool,
+    /// Whether shared files go straight to their objects, in one copy of memory for all roots.
+    pub passthrough: bool,
+    /// When the mount became usable, in seconds since 1970.
+    pub since: u64,
+}

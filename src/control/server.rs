@@ -1,0 +1,173 @@
+//! The serving side, inside a mount process.
+
+use std::fs::Permissions;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::{Answer, ControlError, LINE_LIMIT_BYTES, Request, Status, short_name};
+use crate::telemetry::Snapshot;
+
+/// Connections served at once; one more is closed unanswered.
+const CONNECTION_LIMIT: usize = 16;
+
+/// How long a connection may stay silent before its thread gives it up.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long accepting pauses when the process is out of descriptors.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a mount process lets itself be asked.
+pub trait Service: Send + Sync + 'static {
+    /// Answers [`Request::Status`].
+    fn status(&self) -> Status;
+
+    /// Answers [`Request::Statistics`].
+    fn statistics(&self) -> Snapshot;
+
+    /// Unmounts; the process ends once this returned well.
+    ///
+    /// # Errors
+    /// A sentence that says why the root is still mounted.
+    fn stop(&self, detach: bool) -> Result<(), String>;
+}
+
+/// A bound control socket and the thread that accepts on it. Dropping it stops both.
+#[derive(Debug)]
+pub struct Server {
+    listener: Arc<UnixListener>,
+    path: PathBuf,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Binds `path`, for root alone, and serves `service` from threads of its own.
+    ///
+    /// A socket file left by a dead process is replaced.
+    ///
+    /// # Errors
+    /// [`ControlError::AlreadyServed`] when a live process listens there,
+    /// [`ControlError::Socket`] when the place cannot be used.
+    pub fn start(path: &Path, service: Arc<dyn Service>) -> Result<Self, ControlError> {
+        let failed = |source| ControlError::Socket { path: path.to_owned(), source };
+        let (_directory, name) = short_name(path).map_err(failed)?;
+        let listener = match UnixListener::bind(&name) {
+            Ok(listener) => listener,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if UnixStream::connect(&name).is_ok() {
+                    return Err(ControlError::AlreadyServed { path: path.to_owned() });
+                }
+                std::fs::remove_file(&name).map_err(failed)?;
+                UnixListener::bind(&name).map_err(failed)?
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        // Who connects is checked by credentials; the mode only keeps honest people out.
+        std::fs::set_permissions(&name, Permissions::from_mode(0o600)).map_err(failed)?;
+        let listener = Arc::new(listener);
+        let accepting = std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn({
+                let listener = Arc::clone(&listener);
+                move || accept(&listener, &service)
+            })
+            .map_err(failed)?;
+        Ok(Self { listener, path: path.to_owned(), accepting: Some(accepting) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Ok((_directory, name)) = short_name(&self.path) {
+            // Already gone is as good as removed; a leftover is replaced by the next server.
+            let _removed = std::fs::remove_file(name);
+        }
+        // Wakes the accepting thread; it can only fail on a socket already shut down.
+        let _woken = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
+        if let Some(thread) = self.accepting.take() {
+            // Its panic, if any, was already printed, and the process is ending.
+            let _ended = thread.join();
+        }
+    }
+}
+
+fn accept(listener: &UnixListener, service: &Arc<dyn Service>) {
+    // Each connection's thread holds a clone: the count of clones is the count of threads.
+    let place = Arc::new(());
+    loop {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => continue,
+            // Out of descriptors or memory for now: a paused control beats a deaf one.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+                ) =>
+            {
+                std::thread::sleep(SHORTAGE_PAUSE);
+                continue;
+            }
+            // Shut down by `Server::drop`.
+            Err(error) => {
+                tracing::debug!(%error, "control socket closed");
+                return;
+            }
+        };
+        if Arc::strong_count(&place) > CONNECTION_LIMIT || !is_root(&stream) {
+            continue;
+        }
+        let (service, place) = (Arc::clone(service), Arc::clone(&place));
+        let spawned = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+            let _place = place;
+            if let Err(error) = converse(&stream, &*service) {
+                tracing::debug!(%error, "control connection ended early");
+            }
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "no thread for a control connection");
+        }
+    }
+}
+
+/// Whether the connected process runs as root, or as the very user of this process.
+fn is_root(stream: &UnixStream) -> bool {
+    rustix::net::sockopt::socket_peercred(stream)
+        .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
+}
+
+fn converse(stream: &UnixStream, service: &dyn Service) -> io::Result<()> {
+    stream.set_read_timeout(Some(IDLE_LIMIT))?;
+    stream.set_write_timeout(Some(IDLE_LIMIT))?;
+    let mut requests = BufReader::new(stream);
+    let mut answers = stream;
+    loop {
+        let mut line = Vec::new();
+        let read = requests.by_ref().take(LINE_LIMIT_BYTES).read_until(b'\n', &mut line)?;
+        if read == 0 {
+            return Ok(());
+        }
+        if line.last() != Some(&b'\n') {
+            return Err(io::Error::from(io::ErrorKind::InvalidData));
+        }
+        let answer = match serde_json::from_slice::<Request>(&line) {
+            Ok(Request::Status) => Answer::Status(service.status()),
+            Ok(Request::Statistics) => Answer::Statistics(service.statistics()),
+            Ok(Request::Stop { detach }) => match service.stop(detach) {
+                Ok(()) => Answer::Stopping,
+                Err(reason) => Answer::Refused { reason },
+            },
+            Err(error) => Answer::Refused {
+                reason: format!("this mount process does not know that request: {error}"),
+            },
+        };
+        let mut reply = serde_json::to_vec(&answer)?;
+        reply.push(b'\n');
+        answers.write_all(&reply)?;
+    }
+}
