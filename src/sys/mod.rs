@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod copy;
+pub mod durable;
 pub mod flags;
 pub mod mount;
 pub mod process;
