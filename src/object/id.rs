@@ -105,7 +105,6 @@ impl ObjectId {
         &self.0
     }
 
-    #[expect(dead_code, reason = "the store follows")]
     /// Where the object lies below `objects/`: `ab/cdef…`.
     pub(super) fn path(&self) -> String {
         let hex = self.0.hex().to_hex();

@@ -1,0 +1,127 @@
+//! The read-only side: all of the store that a mount process ever sees.
+//!
+//! The kernel reopens the backing file of a passthrough file with the flags of whoever opened
+//! that, so a descriptor opened read-only does not protect an object: what protects it is that
+//! its mount is read-only. The clone has no path and no namespace, so nobody can remount it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, fstat, openat2, statx,
+};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::store::{OBJECTS, open_dir};
+use super::{Locks, ObjectError, ObjectId};
+use crate::sys::mount::detached_readonly;
+
+/// Opens objects for reading, and cannot do anything else.
+pub struct ObjectReader {
+    objects: OwnedFd,
+    path: PathBuf,
+    locks: Locks,
+}
+
+impl ObjectReader {
+    /// Opens `objects/` of a store through a detached read-only clone of its mount.
+    ///
+    /// Without CAP_SYS_ADMIN, or before Linux 5.12, through a plain descriptor: see
+    /// [`ObjectReader::locks`].
+    ///
+    /// # Errors
+    /// [`ObjectError::Io`].
+    pub fn open(store: &Path) -> Result<Self, ObjectError> {
+        Self::open_with_locks(store, Locks::ALL)
+    }
+
+    /// As [`ObjectReader::open`], with a lock left off, for the tests of the others.
+    #[doc(hidden)]
+    pub fn open_with_locks(store: &Path, wanted: Locks) -> Result<Self, ObjectError> {
+        let path = store.join(OBJECTS);
+        let plain = open_dir(CWD, &path).map_err(ObjectError::sys("open", &path))?;
+        let clone = if wanted.readonly_mount {
+            match detached_readonly(plain.as_fd()) {
+                Ok(clone) => Some(clone),
+                Err(error) if refused(&error) => {
+                    tracing::debug!(%error, "no read-only mount of the objects");
+                    None
+                }
+                Err(error) => return Err(ObjectError::io("clone the mount of", &path)(error)),
+            }
+        } else {
+            None
+        };
+        let stat = statx(&plain, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE)
+            .map_err(ObjectError::sys("inspect", &path))?;
+        let locks = Locks {
+            readonly_mount: clone.is_some(),
+            immutable: wanted.immutable
+                && stat.stx_attributes_mask.contains(StatxAttributes::IMMUTABLE),
+        };
+        Ok(Self { objects: clone.unwrap_or(plain), path, locks })
+    }
+
+    /// Which locks beside the types are in force here.
+    pub fn locks(&self) -> Locks {
+        self.locks
+    }
+
+    /// Opens an object.
+    ///
+    /// # Errors
+    /// [`ObjectError::Missing`], [`ObjectError::Damaged`], [`ObjectError::Io`].
+    pub fn open_object(&self, id: &ObjectId) -> Result<ObjectFile, ObjectError> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let path = id.path();
+        match retry_on_intr(|| openat2(&self.objects, &*path, flags, Mode::empty(), resolve)) {
+            Ok(file) => Ok(ObjectFile(file)),
+            Err(Errno::NOENT) => Err(ObjectError::Missing(*id)),
+            Err(Errno::LOOP | Errno::NOTDIR) => Err(ObjectError::Damaged(*id)),
+            Err(error) => Err(ObjectError::sys("open", self.path.join(path))(error)),
+        }
+    }
+}
+
+/// The errors by which a host says that it has no detached mounts for this process.
+fn refused(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS | libc::EINVAL))
+}
+
+/// An object, open for reading. There is no way from here to a writable descriptor.
+#[derive(Debug)]
+pub struct ObjectFile(OwnedFd);
+
+impl ObjectFile {
+    /// Length of the content in bytes.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn len(&self) -> io::Result<u64> {
+        u64::try_from(fstat(&self.0)?.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Whether this is the empty object.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn is_empty(&self) -> io::Result<bool> {
+        self.len().map(|len| len == 0)
+    }
+
+    /// Reads up to `buffer.len()` bytes at `offset`; fewer mean the end.
+    ///
+    /// # Errors
+    /// Those of pread(2).
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        super::pins::read_full(self.0.as_fd(), buffer, offset)
+    }
+}
+
+impl AsFd for ObjectFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

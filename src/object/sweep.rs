@@ -1,0 +1,207 @@
+//! Sweeping: objects that nothing refers to, and what dead imports left.
+
+use std::collections::HashSet;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Dir, FlockOperation, flock, unlinkat};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::pins::{PINS, Pinned, subdirectories};
+use super::store::{OBJECTS, Shared, open_dir};
+use super::{ObjectError, ObjectId};
+
+/// Objects removed under one hold of the pin lock: some milliseconds, in which imports wait.
+const BATCH: usize = 128;
+
+/// A garbage collection. See [`super::Objects::begin_sweep`] for the order of steps.
+///
+/// It holds a flock on `objects/` exclusively. An import that ends takes the same lock shared,
+/// without waiting, before it drops its pins; where it cannot, it leaves them. So a template
+/// that is born after the mark still keeps its objects in this sweep.
+pub struct Sweep {
+    shared: Arc<Shared>,
+    dry_run: bool,
+    /// In a dry run: staging directories that were dead at the start, whose pins don't count.
+    dead: HashSet<CString>,
+    /// Staging directories of dead imports removed at the start.
+    imports: u64,
+    _collecting: OwnedFd,
+}
+
+/// What a sweep removed, or in a dry run would remove.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Objects removed.
+    pub objects: u64,
+    /// Bytes that they took on the host.
+    pub bytes: u64,
+    /// Objects that stay.
+    pub kept: u64,
+    /// Objects that stay only because a running import relies on them.
+    pub pinned: u64,
+    /// Staging directories of dead imports removed.
+    pub imports: u64,
+}
+
+impl Sweep {
+    pub(super) fn begin(shared: Arc<Shared>, dry_run: bool) -> Result<Self, ObjectError> {
+        let collecting = collecting(&shared, FlockOperation::LockExclusive)?
+            .ok_or_else(|| ObjectError::sys("lock", shared.path.join(OBJECTS))(Errno::AGAIN))?;
+        let mut dead = HashSet::new();
+        let imports = if dry_run {
+            dead.extend(dead_imports(&shared)?.into_iter().map(|(name, _)| name));
+            u64::try_from(dead.len()).unwrap_or(u64::MAX)
+        } else {
+            remove_dead_imports(&shared)?
+        };
+        Ok(Self { shared, dry_run, dead, imports, _collecting: collecting })
+    }
+
+    /// Removes the objects that are neither `live` nor pinned.
+    ///
+    /// # Errors
+    /// [`ObjectError::Io`]; what was removed until then is gone, all else is untouched.
+    pub fn run(self, live: &dyn Fn(&ObjectId) -> bool) -> Result<Swept, ObjectError> {
+        let mut swept = Swept { imports: self.imports, ..Swept::default() };
+        let mut pinned = Pinned::ignoring(self.dead.clone());
+        for fan_out in self.shared.fan_outs() {
+            let ids = self.shared.fan_out(fan_out)?;
+            let all = ids.len();
+            let dead: Vec<ObjectId> = ids.into_iter().filter(|id| !live(id)).collect();
+            swept.kept += u64::try_from(all - dead.len()).unwrap_or(u64::MAX);
+            for batch in dead.chunks(BATCH) {
+                self.remove(batch, &mut pinned, &mut swept)?;
+            }
+        }
+        Ok(swept)
+    }
+
+    fn remove(
+        &self,
+        batch: &[ObjectId],
+        pinned: &mut Pinned,
+        swept: &mut Swept,
+    ) -> Result<(), ObjectError> {
+        let path = || self.shared.staging_path();
+        let _guard = self.shared.pin_lock.exclusive().map_err(ObjectError::io("lock", path()))?;
+        pinned
+            .refresh(self.shared.staging.as_fd())
+            .map_err(ObjectError::io("read the pins in", path()))?;
+        for id in batch {
+            if pinned.contains(id) {
+                swept.pinned += 1;
+                swept.kept += 1;
+                continue;
+            }
+            let Some(found) = self.shared.find(id)? else { continue };
+            if !self.dry_run {
+                if found.immutable {
+                    self.shared.mark_immutable(id, false)?;
+                }
+                unlinkat(&self.shared.objects, id.path(), AtFlags::empty())
+                    .map_err(ObjectError::sys("remove", self.shared.object_path(id)))?;
+            }
+            swept.objects += 1;
+            swept.bytes += found.allocated_bytes;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the lock of garbage collections on a descriptor of its own; `None` if it is taken and
+/// `operation` does not wait.
+fn collecting(shared: &Shared, operation: FlockOperation) -> Result<Option<OwnedFd>, ObjectError> {
+    let path = || shared.path.join(OBJECTS);
+    let dir = open_dir(shared.objects.as_fd(), c".").map_err(ObjectError::sys("open", path()))?;
+    match retry_on_intr(|| flock(&dir, operation)) {
+        Ok(()) => Ok(Some(dir)),
+        Err(Errno::AGAIN) => Ok(None),
+        Err(error) => Err(ObjectError::sys("lock", path())(error)),
+    }
+}
+
+/// See [`super::Objects::sweep_staging`].
+pub(super) fn sweep_staging(shared: &Shared) -> Result<u64, ObjectError> {
+    let Some(_no_collection) = collecting(shared, FlockOperation::NonBlockingLockShared)? else {
+        return Ok(0);
+    };
+    remove_dead_imports(shared)
+}
+
+fn remove_dead_imports(shared: &Shared) -> Result<u64, ObjectError> {
+    let mut removed = 0;
+    // Each is still locked by us here: an import that has just made its directory, and not
+    // locked it yet, finds it gone and makes another.
+    for (name, dir) in dead_imports(shared)? {
+        remove_tree(shared.staging.as_fd(), &name, dir)
+            .map_err(ObjectError::io("remove", shared.staging_path()))?;
+        removed += 1;
+    }
+    Ok(removed)
+}
+
+/// Staging directories that nobody locks, each locked by us while its descriptor lives.
+fn dead_imports(shared: &Shared) -> Result<Vec<(CString, OwnedFd)>, ObjectError> {
+    let path = shared.staging_path();
+    let mut dead = Vec::new();
+    let names = subdirectories(shared.staging.as_fd()).map_err(ObjectError::io("list", &path))?;
+    for name in names {
+        let dir = match open_dir(shared.staging.as_fd(), &*name) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => continue,
+            Err(error) => return Err(ObjectError::sys("open", &path)(error)),
+        };
+        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => dead.push((name, dir)),
+            Err(Errno::AGAIN) => {}
+            Err(error) => return Err(ObjectError::sys("lock", &path)(error)),
+        }
+    }
+    Ok(dead)
+}
+
+/// Removes the staging directory of an import that ends; its pins stay while a garbage
+/// collection runs.
+pub(super) fn remove_staging(
+    shared: &Shared,
+    name: &str,
+    dir: BorrowedFd<'_>,
+) -> Result<(), ObjectError> {
+    let path = shared.staging_path().join(name);
+    let no_collection = collecting(shared, FlockOperation::NonBlockingLockShared)?;
+    let keep = if no_collection.is_some() { None } else { Some(PINS) };
+    empty(dir, keep).map_err(ObjectError::io("remove", &path))?;
+    if no_collection.is_some() {
+        unlinkat(&shared.staging, name, AtFlags::REMOVEDIR)
+            .map_err(ObjectError::sys("remove", path))?;
+    }
+    Ok(())
+}
+
+fn remove_tree(parent: BorrowedFd<'_>, name: &CStr, dir: OwnedFd) -> io::Result<()> {
+    empty(dir.as_fd(), None)?;
+    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes all that is in `dir`, except the name `keep`.
+fn empty(dir: BorrowedFd<'_>, keep: Option<&str>) -> io::Result<()> {
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." || keep.is_some_and(|k| name.to_bytes() == k.as_bytes()) {
+            continue;
+        }
+        match unlinkat(dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::ISDIR) => remove_tree(dir, name, open_dir(dir, name)?)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
