@@ -4,6 +4,7 @@
 //! after it. docs/ARCHITECTURE.md draws the map and `tests/layers.rs` holds it.
 
 pub mod control;
+pub mod host;
 pub mod object;
 pub mod sys;
 pub mod telemetry;

@@ -1,0 +1,12 @@
+//! The host's view: a store, its templates and its roots, and the processes that serve them.
+//!
+//! Owns names: it resolves templates, registers roots, starts and ends mount processes,
+//! decides what is garbage. Must never know HTTP or containers. After a crash a store
+//! opens again as it was: every file here is written whole, and a root's record tells a
+//! dead mount from a living one by its socket, never by a pid.
+
+pub mod mount_table;
+pub mod options;
+pub mod store;
+
+pub use store::{Access, Store, StoreError};
