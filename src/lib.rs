@@ -5,6 +5,7 @@
 
 pub mod control;
 pub mod host;
+pub mod layer;
 pub mod object;
 pub mod sys;
 pub mod telemetry;

@@ -8,6 +8,7 @@ pub mod cache;
 pub mod copy;
 pub mod durable;
 pub mod flags;
+pub mod map;
 pub mod mount;
 pub mod process;
 pub mod signal;

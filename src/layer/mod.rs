@@ -1,0 +1,22 @@
+//! Layers: immutable trees of names over objects, their merge, and templates.
+//!
+//! Owns the manifest format, merging a stack into one tree, what a template is, import and
+//! export. Knows nothing of mounts. After a crash a layer, tree or template is there as a
+//! whole or not at all; trees are derived and may be lost at any time.
+
+pub mod builder;
+pub mod manifest;
+pub mod merge;
+pub mod name;
+pub mod path;
+pub mod stack;
+
+pub use builder::{BuildError, LayerBuilder, NewContent, NewNode, NewXattr, NodeId};
+pub use manifest::{
+    Entry, EntryKind, FileKind, Inode, Manifest, ManifestError, Metadata, ObjectRef, Origin,
+    Timestamp, TreeIno,
+};
+pub use merge::{MergeError, merge};
+pub use name::{FileName, NameError};
+pub use path::{LayerPath, PathError};
+pub use stack::{LayerId, Stack, StackId};
