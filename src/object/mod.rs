@@ -45,3 +45,12 @@ impl Locks {
     /// Every lock that the host allows: the only setting outside of tests.
     pub const ALL: Self = Self { readonly_mount: true, immutable: true };
 }
+
+/// A place where the crash tests kill the process; nothing outside of tests.
+#[inline]
+fn crash_point(point: &'static str) {
+    #[cfg(test)]
+    tests::die_at(point);
+    #[cfg(not(test))]
+    let _nowhere_else = point;
+}

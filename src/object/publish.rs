@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, Mode, RenameFlags, mkdirat, renameat, renameat_with, s
 use rustix::io::Errno;
 
 use super::staging::{Known, Staging, staged_name};
-use super::{ObjectError, ObjectId};
+use super::{ObjectError, ObjectId, crash_point};
 
 /// What one call of [`Staging::publish`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +53,9 @@ impl Staging {
                 let _guard = self.lock_pins()?;
                 self.append_pins(items.iter().map(|item| item.id))?;
             }
+            crash_point("pinned");
             self.sync()?;
+            crash_point("content durable");
         } else if !self.unsynced.load(Ordering::Relaxed) {
             return Ok(Published::default());
         }
@@ -62,6 +64,7 @@ impl Staging {
             self.publish_one(item, &mut published)?;
             self.known.lock().insert(item.id, Known::Pinned);
         }
+        crash_point("renamed");
         self.unsynced.store(false, Ordering::Relaxed);
         // Also without a new object: one that was found may have been renamed by an import
         // which has not come to its own second syncfs yet.
@@ -69,6 +72,7 @@ impl Staging {
             self.unsynced.store(true, Ordering::Relaxed);
             return Err(error);
         }
+        crash_point("published");
         Ok(published)
     }
 
@@ -107,6 +111,7 @@ impl Staging {
                 RenameFlags::NOREPLACE,
             ) {
                 Ok(()) => {
+                    crash_point("first renamed");
                     published.objects += 1;
                     published.bytes += item.len_bytes;
                     return self.shared.mark_immutable(&item.id, true);

@@ -26,7 +26,7 @@ use super::content::{
 use super::pins::{self, PINS, read_full};
 use super::store::{Shared, open_dir};
 use super::sweep::remove_staging;
-use super::{ObjectError, ObjectId};
+use super::{ObjectError, ObjectId, crash_point};
 use crate::sys::copy::{cannot_share, write_all_at};
 
 /// Mode of every object.
@@ -102,6 +102,7 @@ impl Staging {
                 Err(Errno::EXIST) => continue,
                 Err(error) => return Err(ObjectError::sys("make", path.join(name))(error)),
             }
+            crash_point("directory made");
             let dir = match open_dir(shared.staging.as_fd(), &*name) {
                 Ok(dir) => dir,
                 // A sweep took the directory for a dead one before it was locked.
@@ -342,6 +343,7 @@ impl Staging {
             let _guard = self.lock_pins()?;
             let Some(found) = look()? else { return Ok(false) };
             self.append_pins(std::iter::once(*id))?;
+            crash_point("hit pinned");
             found
         };
         if !found.immutable && self.shared.wants_immutable() {
@@ -390,6 +392,7 @@ impl Staging {
             let Summary { id, len_bytes, .. } = *summary;
             known.insert(id, Known::Staged { number: staged.number, len_bytes });
             staged.keep = true;
+            crash_point("staged");
             self.unsynced.store(true, Ordering::Relaxed);
         }
         drop(known);

@@ -11,7 +11,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::pins::{PINS, Pinned, subdirectories};
 use super::store::{OBJECTS, Shared, open_dir};
-use super::{ObjectError, ObjectId};
+use super::{ObjectError, ObjectId, crash_point};
 
 /// Objects removed under one hold of the pin lock: some milliseconds, in which imports wait.
 const BATCH: usize = 128;
@@ -101,6 +101,7 @@ impl Sweep {
                 if found.immutable {
                     self.shared.mark_immutable(id, false)?;
                 }
+                crash_point("unlocked for removal");
                 unlinkat(&self.shared.objects, id.path(), AtFlags::empty())
                     .map_err(ObjectError::sys("remove", self.shared.object_path(id)))?;
             }
@@ -174,6 +175,7 @@ pub(super) fn remove_staging(
     let no_collection = collecting(shared, FlockOperation::NonBlockingLockShared)?;
     let keep = if no_collection.is_some() { None } else { Some(PINS) };
     empty(dir, keep).map_err(ObjectError::io("remove", &path))?;
+    crash_point("directory emptied");
     if no_collection.is_some() {
         unlinkat(&shared.staging, name, AtFlags::REMOVEDIR)
             .map_err(ObjectError::sys("remove", path))?;
