@@ -122,7 +122,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use super::super::{Server, Service};
+    use super::super::{Server, Service, Socket};
     use super::*;
 
     #[derive(Default)]
@@ -159,7 +159,8 @@ mod tests {
     fn served(dir: &Path) -> (std::path::PathBuf, Arc<Pretended>, Server) {
         let path = dir.join("root.sock");
         let service = Arc::new(Pretended::default());
-        let server = Server::start(&path, Arc::clone(&service) as Arc<dyn Service>)
+        let server = Socket::bind(&path)
+            .and_then(|socket| socket.serve(Arc::clone(&service) as Arc<dyn Service>))
             .expect("a fresh place binds");
         (path, service, server)
     }
@@ -215,11 +216,11 @@ mod tests {
         let path = dir.path().join("root.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
         assert!(path.exists());
-        let service = Arc::new(Pretended::default());
-        let server = Server::start(&path, Arc::clone(&service) as Arc<dyn Service>)
-            .expect("nobody listens on the old one");
-        let second = Server::start(&path, service as Arc<dyn Service>);
-        assert!(matches!(second, Err(ControlError::AlreadyServed { .. })));
+        let socket = Socket::bind(&path).expect("nobody listens on the old one");
+        // Not served yet, and alive all the same.
+        assert!(matches!(Socket::bind(&path), Err(ControlError::AlreadyServed { .. })));
+        let server = socket.serve(Arc::new(Pretended::default())).expect("a thread starts");
+        assert!(matches!(Socket::bind(&path), Err(ControlError::AlreadyServed { .. })));
         drop(server);
         assert!(!path.exists());
         assert!(matches!(Client::connect(&path), Err(ControlError::Socket { .. })));

@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags};
 
 pub use client::Client;
 pub use protocol::{Answer, Request, Status};
-pub use server::{Server, Service};
+pub use server::{Server, Service, Socket};
 
 /// Longest line that either side reads, in bytes; a longer one ends the connection.
 pub const LINE_LIMIT_BYTES: u64 = 64 * 1024;

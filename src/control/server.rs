@@ -36,23 +36,23 @@ pub trait Service: Send + Sync + 'static {
     fn stop(&self, detach: bool) -> Result<(), String>;
 }
 
-/// A bound control socket and the thread that accepts on it. Dropping it stops both.
+/// A bound control socket that nobody serves yet. Dropping it removes it.
+///
+/// Bound before a root is registered, so that whoever finds the record can tell by
+/// connecting that the process lives; who connects early is answered once it serves.
 #[derive(Debug)]
-pub struct Server {
+pub struct Socket {
     listener: Arc<UnixListener>,
     path: PathBuf,
-    accepting: Option<JoinHandle<()>>,
 }
 
-impl Server {
-    /// Binds `path`, for root alone, and serves `service` from threads of its own.
-    ///
-    /// A socket file left by a dead process is replaced.
+impl Socket {
+    /// Binds `path`, for root alone. A socket file left by a dead process is replaced.
     ///
     /// # Errors
     /// [`ControlError::AlreadyServed`] when a live process listens there,
     /// [`ControlError::Socket`] when the place cannot be used.
-    pub fn start(path: &Path, service: Arc<dyn Service>) -> Result<Self, ControlError> {
+    pub fn bind(path: &Path) -> Result<Self, ControlError> {
         let failed = |source| ControlError::Socket { path: path.to_owned(), source };
         let (_directory, name) = short_name(path).map_err(failed)?;
         let listener = match UnixListener::bind(&name) {
@@ -66,28 +66,46 @@ impl Server {
             }
             Err(error) => return Err(failed(error)),
         };
+        let socket = Self { listener: Arc::new(listener), path: path.to_owned() };
         // Who connects is checked by credentials; the mode only keeps honest people out.
         std::fs::set_permissions(&name, Permissions::from_mode(0o600)).map_err(failed)?;
-        let listener = Arc::new(listener);
+        Ok(socket)
+    }
+
+    /// Serves `service` from threads of its own.
+    ///
+    /// # Errors
+    /// [`ControlError::Socket`] when no thread can be started.
+    pub fn serve(self, service: Arc<dyn Service>) -> Result<Server, ControlError> {
+        let listener = Arc::clone(&self.listener);
         let accepting = std::thread::Builder::new()
             .name("control".to_owned())
-            .spawn({
-                let listener = Arc::clone(&listener);
-                move || accept(&listener, &service)
-            })
-            .map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned(), accepting: Some(accepting) })
+            .spawn(move || accept(&listener, &service))
+            .map_err(|source| ControlError::Socket { path: self.path.clone(), source })?;
+        Ok(Server { socket: self, accepting: Some(accepting) })
     }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Ok((_directory, name)) = short_name(&self.path) {
+            // Already gone is as good as removed; a leftover is replaced by the next one.
+            let _removed = std::fs::remove_file(name);
+        }
+    }
+}
+
+/// A control socket and the thread that accepts on it. Dropping it stops both.
+#[derive(Debug)]
+pub struct Server {
+    socket: Socket,
+    accepting: Option<JoinHandle<()>>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Ok((_directory, name)) = short_name(&self.path) {
-            // Already gone is as good as removed; a leftover is replaced by the next server.
-            let _removed = std::fs::remove_file(name);
-        }
         // Wakes the accepting thread; it can only fail on a socket already shut down.
-        let _woken = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
+        let _woken = rustix::net::shutdown(&*self.socket.listener, rustix::net::Shutdown::Both);
         if let Some(thread) = self.accepting.take() {
             // Its panic, if any, was already printed, and the process is ending.
             let _ended = thread.join();
