@@ -18,10 +18,10 @@ use super::stack::LayerId;
 #[derive(Debug, thiserror::Error)]
 pub enum MergeError {
     /// The tree below is damaged.
-    #[error("the tree below: {0}")]
+    #[error("the tree below is damaged")]
     Lower(#[source] ManifestError),
     /// The layer is damaged.
-    #[error("the layer: {0}")]
+    #[error("the layer is damaged")]
     Layer(#[source] ManifestError),
     /// Something else than a tree was given as the tree below.
     #[error("a layer can only be merged onto a tree")]

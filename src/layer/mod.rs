@@ -10,6 +10,9 @@ pub mod merge;
 pub mod name;
 pub mod path;
 pub mod stack;
+pub mod store;
+pub mod template;
+pub mod templates;
 
 pub use builder::{BuildError, LayerBuilder, NewContent, NewNode, NewXattr, NodeId};
 pub use manifest::{
@@ -20,3 +23,8 @@ pub use merge::{MergeError, merge};
 pub use name::{FileName, NameError};
 pub use path::{LayerPath, PathError};
 pub use stack::{LayerId, Stack, StackId};
+pub use store::{Layers, LayersError, Stored};
+pub use template::{
+    Provenance, RunConfig, Template, TemplateKind, TemplateName, TemplateNameError,
+};
+pub use templates::{ListedTemplate, Templates};

@@ -17,7 +17,7 @@ pub enum PathError {
     #[error("path \"{0}\" holds \"..\"")]
     Parent(String),
     /// A component that no file can be called.
-    #[error("path \"{path}\": {source}")]
+    #[error("no file can have the path \"{path}\"")]
     Name {
         /// The whole path, printable.
         path: String,

@@ -167,7 +167,7 @@ pub enum ManifestError {
     #[error("the manifest has no inode {0}")]
     NoInode(u32),
     /// The file could not be mapped.
-    #[error("cannot map the manifest: {0}")]
+    #[error("cannot map the manifest")]
     Map(#[source] std::io::Error),
 }
 
