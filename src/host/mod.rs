@@ -5,8 +5,11 @@
 //! opens again as it was: every file here is written whole, and a root's record tells a
 //! dead mount from a living one by its socket, never by a pid.
 
+pub mod footprint;
 pub mod mount_table;
+mod nearest;
 pub mod options;
 pub mod store;
 
+pub use nearest::nearest;
 pub use store::{Access, Store, StoreError};

@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::sys::durable::{self, Existing};
@@ -84,6 +85,15 @@ pub enum StoreError {
         features: String,
         /// What may still be done, as the end of a clause.
         allowed: &'static str,
+    },
+    /// Work that excludes the wanted one is under way.
+    #[error(
+        "the store at {path} is in use by an import, a collection, a check or its destruction; \
+         try again when that has ended"
+    )]
+    Busy {
+        /// The store.
+        path: PathBuf,
     },
     /// meta.json is not what Mica wrote.
     #[error("{path} is damaged; put it back from a backup or from another store: {source}")]
@@ -207,23 +217,23 @@ impl Store {
         &self.meta
     }
 
-    /// Keeps garbage collection and destruction out, until dropped; waits for one under way.
+    /// Keeps the store from being destroyed until dropped.
     ///
-    /// Held from before the first layer manifest of an import is published until its
-    /// template reference is durable. Objects have their own lock and pins.
+    /// Held by whatever works on it without being registered in it: imports, garbage
+    /// collections, checks. Those keep out of each other's way by locks of their own.
     ///
     /// # Errors
-    /// [`StoreError::System`].
+    /// [`StoreError::Busy`] while it is being destroyed, [`StoreError::System`].
     pub fn share(&self) -> Result<StoreLock, StoreError> {
-        self.lock(FlockOperation::LockShared)
+        self.lock(FlockOperation::NonBlockingLockShared)
     }
 
-    /// Keeps everybody else who would [`Store::share`] out, until dropped; waits for them.
+    /// Keeps everybody else who would [`Store::share`] it out, until dropped.
     ///
     /// # Errors
-    /// [`StoreError::System`].
+    /// [`StoreError::Busy`] while anybody shares it, [`StoreError::System`].
     pub fn seize(&self) -> Result<StoreLock, StoreError> {
-        self.lock(FlockOperation::LockExclusive)
+        self.lock(FlockOperation::NonBlockingLockExclusive)
     }
 
     /// meta.json is the lock's file: it is never replaced once the store exists.
@@ -231,10 +241,13 @@ impl Store {
         let lock = || {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let meta = rustix::fs::open(self.path.join(META), flags, Mode::empty())?;
-            rustix::io::retry_on_intr(|| rustix::fs::flock(&meta, operation))?;
+            rustix::fs::flock(&meta, operation)?;
             Ok(StoreLock { _meta: meta })
         };
-        lock().map_err(|errno: rustix::io::Errno| system("lock", &self.path, errno.into()))
+        lock().map_err(|errno| match errno {
+            Errno::WOULDBLOCK => StoreError::Busy { path: self.path.clone() },
+            errno => system("lock", &self.path, errno.into()),
+        })
     }
 }
 
@@ -382,17 +395,16 @@ mod tests {
     }
 
     #[test]
-    fn a_seized_store_waits_for_sharers_and_they_for_it() {
+    fn a_store_is_seized_only_while_nobody_shares_it() {
         let (_scratch, path) = changed(|_| ());
         let store = Store::open(&path, Access::Write).expect("opens");
         let (one, two) = (store.share().expect("shared"), store.share().expect("shared"));
-        drop((one, two));
-        let held = store.seize().expect("alone");
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| store.share().map(drop));
-            assert!(!waiting.is_finished());
-            drop(held);
-            waiting.join().expect("no panic").expect("let in");
-        });
+        drop(one);
+        assert!(matches!(store.seize(), Err(StoreError::Busy { .. })));
+        drop(two);
+        let alone = store.seize().expect("nobody shares it");
+        assert!(matches!(store.share(), Err(StoreError::Busy { .. })));
+        drop(alone);
+        drop(store.share().expect("free again"));
     }
 }

@@ -1,0 +1,143 @@
+//! What directories cost: bytes on the disk, and bytes of their files in the page cache.
+
+use std::collections::HashSet;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::Advice;
+
+use crate::sys::cache;
+
+/// Whether files under `path` live in memory only, so that a page cache figure says nothing.
+///
+/// # Errors
+/// When `path` cannot be looked at.
+pub fn is_memory_file_system(path: &Path) -> io::Result<bool> {
+    /// The magic numbers of statfs(2).
+    const TMPFS: u64 = 0x0102_1994;
+    const RAMFS: u64 = 0x8584_58f6;
+    let kind = rustix::fs::statfs(path)?.f_type;
+    // The field's type differs between architectures; the magic numbers fit all of them.
+    Ok(u64::try_from(kind).is_ok_and(|kind| kind == TMPFS || kind == RAMFS))
+}
+
+/// Bytes that the blocks of everything under `path` take on the disk, each inode once.
+///
+/// # Errors
+/// When something cannot be looked at.
+pub fn disk_bytes(path: &Path) -> io::Result<u64> {
+    let mut seen = HashSet::new();
+    let mut blocks = 0;
+    walk(path, &mut |_, metadata| {
+        if seen.insert((metadata.dev(), metadata.ino())) {
+            blocks += metadata.blocks();
+        }
+        Ok(())
+    })?;
+    Ok(blocks * 512)
+}
+
+/// Bytes of the regular files under `path` that the page cache holds, each inode once.
+///
+/// On a mounted root this counts what the root's own cache holds; what passes through to
+/// objects is counted under the store, once for all roots.
+///
+/// # Errors
+/// When something cannot be opened.
+pub fn resident_bytes(path: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for_each_file(path, &mut |file| {
+        bytes += cache::resident_bytes(file.as_fd())?;
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+/// Reads every regular file under `path` from end to end.
+///
+/// # Errors
+/// When something cannot be read.
+pub fn read_all(path: &Path) -> io::Result<()> {
+    let mut buffer = vec![0; 256 * 1024];
+    for_each_file(path, &mut |file| {
+        while file.read(&mut buffer)? > 0 {}
+        Ok(())
+    })
+}
+
+/// Asks the kernel to drop the regular files under `path` from the page cache.
+///
+/// What is dirty or mapped stays, so `path` is synced first.
+///
+/// # Errors
+/// When something cannot be opened.
+pub fn drop_cached(path: &Path) -> io::Result<()> {
+    rustix::fs::syncfs(File::open(path)?)?;
+    for_each_file(path, &mut |file| {
+        Ok(rustix::fs::fadvise(file.as_fd(), 0, None, Advice::DontNeed)?)
+    })
+}
+
+/// Opens each regular file under `path` once, whatever its number of names.
+fn for_each_file(path: &Path, act: &mut dyn FnMut(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let mut seen = HashSet::new();
+    walk(path, &mut |path, metadata| {
+        if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
+            act(&mut File::open(path)?)?;
+        }
+        Ok(())
+    })
+}
+
+/// Visits `path` and everything under it, on its own file system only. What is removed
+/// meanwhile is left out.
+fn walk(path: &Path, visit: &mut dyn FnMut(&Path, &Metadata) -> io::Result<()>) -> io::Result<()> {
+    let device = fs::symlink_metadata(path)?.dev();
+    let mut todo = vec![path.to_owned()];
+    while let Some(path) = todo.pop() {
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if metadata.dev() != device {
+            continue;
+        }
+        visit(&path, &metadata)?;
+        if metadata.is_dir() {
+            for entry in fs::read_dir(&path)? {
+                todo.push(entry?.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_with_two_names_counts_once() {
+        let scratch = tempfile::tempdir_in("/var/tmp").expect("a scratch directory");
+        let empty = disk_bytes(scratch.path()).expect("looked at");
+        fs::write(scratch.path().join("one"), vec![7; 1 << 20]).expect("written");
+        fs::hard_link(scratch.path().join("one"), scratch.path().join("two")).expect("linked");
+        let grown = disk_bytes(scratch.path()).expect("looked at") - empty;
+        assert!((1 << 20..1 << 21).contains(&grown), "{grown}");
+    }
+
+    #[test]
+    fn the_page_cache_is_counted_and_dropped() {
+        let scratch = tempfile::tempdir_in("/var/tmp").expect("a scratch directory");
+        fs::write(scratch.path().join("file"), vec![7; 1 << 20]).expect("written");
+        assert!(!is_memory_file_system(scratch.path()).expect("looked at"));
+        drop_cached(scratch.path()).expect("dropped");
+        assert_eq!(resident_bytes(scratch.path()).expect("counted"), 0);
+        read_all(scratch.path()).expect("read");
+        assert_eq!(resident_bytes(scratch.path()).expect("counted"), 1 << 20);
+    }
+}
