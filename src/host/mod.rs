@@ -5,11 +5,20 @@
 //! opens again as it was: every file here is written whole, and a root's record tells a
 //! dead mount from a living one by its socket, never by a pid.
 
+pub mod collect;
+pub mod destroy;
+mod error;
 pub mod footprint;
 pub mod mount_table;
 mod nearest;
 pub mod options;
+pub mod roots;
 pub mod store;
+pub mod templates;
+#[cfg(test)]
+mod tests;
 
+pub use error::HostError;
 pub use nearest::nearest;
+pub use roots::{RootRecord, Roots};
 pub use store::{Access, Store, StoreError};

@@ -21,7 +21,7 @@ pub const FORMAT: u32 = 1;
 const DIGEST: &str = "blake3-256";
 
 /// The file that makes a directory a store.
-const META: &str = "meta.json";
+pub(super) const META: &str = "meta.json";
 
 /// Features of the format this version knows, beyond the base: none yet.
 const KNOWN_FEATURES: &[&str] = &[];

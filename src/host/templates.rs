@@ -1,0 +1,167 @@
+//! Templates by name, and who uses them.
+
+use std::collections::HashSet;
+
+use super::error::HostError;
+use super::nearest;
+use super::roots::{RootRecord, Roots};
+use super::store::Store;
+use crate::layer::store::LayersError;
+use crate::layer::{Layers, Template, TemplateName};
+
+/// A template with what it amounts to.
+#[derive(Debug, Clone)]
+pub struct TemplateSummary {
+    /// The template itself.
+    pub template: Template,
+    /// Inodes of its tree.
+    pub inodes: u32,
+    /// Bytes of its distinct file contents.
+    pub content_bytes: u64,
+    /// The roots that were made from it.
+    pub roots: Vec<String>,
+}
+
+/// Reads the template that `text` names.
+///
+/// # Errors
+/// [`HostError::NoTemplate`] with the nearest name; also for a text that can be no name.
+pub fn find(layers: &Layers, text: &str) -> Result<Template, HostError> {
+    let found = text.parse::<TemplateName>().ok().map(|name| layers.templates().get(&name));
+    match found {
+        Some(Err(LayersError::NoTemplate(_))) | None => {
+            let known: Vec<String> = names(layers)?.iter().map(ToString::to_string).collect();
+            let hint = nearest(text, known.iter().map(String::as_str))
+                .map_or_else(String::new, |name| format!("; did you mean {name:?}?"));
+            Err(HostError::NoTemplate { wanted: text.to_owned(), hint })
+        }
+        Some(template) => Ok(template?),
+    }
+}
+
+/// The names of all readable templates, in order.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn names(layers: &Layers) -> Result<Vec<TemplateName>, HostError> {
+    let listed = layers.templates().list()?;
+    Ok(listed.into_iter().filter_map(|one| one.template.ok()).map(|one| one.name).collect())
+}
+
+/// The names that a list of names and patterns (`*`, `?`) means, each once.
+///
+/// # Errors
+/// [`HostError::NoTemplate`] for a name that is not there or a pattern that fits nothing.
+pub fn matching(layers: &Layers, wanted: &[String]) -> Result<Vec<TemplateName>, HostError> {
+    let known = names(layers)?;
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    for text in wanted {
+        let fitting: Vec<TemplateName> = if text.contains(['*', '?']) {
+            known.iter().filter(|name| fits(text, &name.to_string())).cloned().collect()
+        } else {
+            match text.parse::<TemplateName>() {
+                // A damaged template can still be taken away by its name.
+                Ok(name) => match layers.templates().get(&name) {
+                    Err(LayersError::NoTemplate(_)) => Vec::new(),
+                    _there => vec![name],
+                },
+                Err(_) => Vec::new(),
+            }
+        };
+        if fitting.is_empty() {
+            // Says so, with a hint.
+            find(layers, text)?;
+        }
+        found.extend(fitting.into_iter().filter(|name| seen.insert(name.clone())));
+    }
+    Ok(found)
+}
+
+/// What one template amounts to.
+///
+/// # Errors
+/// When its layers cannot be read or merged.
+pub fn summary(
+    layers: &Layers,
+    records: &[RootRecord],
+    template: Template,
+) -> Result<TemplateSummary, HostError> {
+    let tree = layers.tree(&template.stack)?;
+    let content_bytes = tree.objects().map(|object| object.size).sum();
+    let roots = users(records, &template.name);
+    Ok(TemplateSummary { inodes: tree.len(), content_bytes, roots, template })
+}
+
+/// Takes names away; what only they referred to stays until it is collected.
+///
+/// All or none: if one of them is used, nothing is deleted.
+///
+/// # Errors
+/// [`HostError::TemplateInUse`], naming the roots.
+pub fn delete(
+    store: &Store,
+    layers: &Layers,
+    names: &[TemplateName],
+    dry_run: bool,
+) -> Result<(), HostError> {
+    let roots = Roots::open(store)?;
+    let locked = roots.lock()?;
+    locked.prune()?;
+    let records = roots.list()?;
+    for name in names {
+        let roots = users(&records, name);
+        if !roots.is_empty() {
+            return Err(HostError::TemplateInUse { name: name.clone(), roots });
+        }
+    }
+    if !dry_run {
+        for name in names {
+            layers.templates().delete(name)?;
+        }
+    }
+    Ok(())
+}
+
+/// The names of the roots that were made from a template, whatever its tag points to now:
+/// they are mounted again under its name.
+fn users(records: &[RootRecord], name: &TemplateName) -> Vec<String> {
+    records.iter().filter(|root| root.template == *name).map(|root| root.name.clone()).collect()
+}
+
+/// Whether `text` fits `pattern`, where `*` stands for anything and `?` for one character.
+fn fits(pattern: &str, text: &str) -> bool {
+    let Some(first) = pattern.chars().next() else { return text.is_empty() };
+    let rest = pattern.get(first.len_utf8()..).unwrap_or_default();
+    if first == '*' {
+        return text.char_indices().any(|(at, _)| fits(rest, text.get(at..).unwrap_or_default()))
+            || fits(rest, "");
+    }
+    match text.chars().next() {
+        Some(letter) if first == '?' || first == letter => {
+            fits(rest, text.get(letter.len_utf8()..).unwrap_or_default())
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_fit_whole_names() {
+        for (pattern, text, expected) in [
+            ("debian:*", "debian:12", true),
+            ("*:12", "debian:12", true),
+            ("*", "debian:12", true),
+            ("d?bian:1?", "debian:12", true),
+            ("debian", "debian:12", false),
+            ("*:1", "debian:12", false),
+            ("?", "", false),
+            ("**", "", true),
+        ] {
+            assert_eq!(fits(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Deleting, collecting, forgetting, destroying: what goes, and what may not.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::collect::{Collected, collect};
+use super::destroy::{destroy, forget};
+use super::roots::NewRoot;
+use super::{HostError, Roots, Store, StoreError, templates};
+use crate::layer::{
+    LayerBuilder, LayerPath, Layers, Metadata, NewContent, NewNode, Provenance, RunConfig, Stack,
+    Template, TemplateKind, TemplateName, Timestamp,
+};
+use crate::object::{ObjectId, Objects};
+
+/// A store in a directory of its own.
+struct Scratch {
+    store: Store,
+    layers: Layers,
+    dir: tempfile::TempDir,
+}
+
+impl Scratch {
+    fn new() -> Self {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a scratch directory");
+        let store = Store::open_or_create(&dir.path().join("store")).expect("made");
+        let layers = Layers::open(store.path()).expect("opened");
+        Self { store, layers, dir }
+    }
+
+    /// A template of one layer whose files hold these texts.
+    fn template(&self, name: &str, texts: &[&str]) -> Template {
+        let staging = Objects::open(self.store.path()).expect("opened").begin().expect("begun");
+        let mut layer = LayerBuilder::new();
+        let metadata =
+            Metadata { mode: 0o644, uid: 0, gid: 0, mtime: Timestamp { secs: 0, nanos: 0 } };
+        for (number, text) in texts.iter().enumerate() {
+            let put = staging.put_bytes(text.as_bytes()).expect("put");
+            let content = NewContent::Regular {
+                object: put.id,
+                size: put.len_bytes,
+                data_blocks: put.data_blocks,
+            };
+            let path = LayerPath::parse(format!("file{number}").as_bytes()).expect("a path");
+            layer.put(&path, NewNode { metadata, xattrs: Vec::new(), content }).expect("a name");
+        }
+        staging.publish().expect("published");
+        let bytes = layer.finish().expect("built");
+        let id = self.layers.publish(staging.dir(), bytes).expect("published");
+        let template = Template {
+            name: name.parse().expect("a template name"),
+            kind: TemplateKind::Os,
+            stack: Stack::new(vec![id]),
+            config: RunConfig::default(),
+            shared_paths: Vec::new(),
+            provenance: Provenance::now("a test".to_owned(), None),
+        };
+        self.layers.templates().put(&template, true).expect("named");
+        self.layers.tree(&template.stack).expect("merged");
+        staging.finish().expect("finished");
+        template
+    }
+
+    fn has(&self, text: &str) -> bool {
+        let objects = Objects::open(self.store.path()).expect("opened");
+        objects.contains(&ObjectId::of(text.as_bytes())).expect("looked up")
+    }
+
+    fn root(&self, template: &Template, private: Option<&Path>) -> crate::control::Socket {
+        let roots = Roots::open(&self.store).expect("opened");
+        let new = NewRoot {
+            name: None,
+            template: template.name.clone(),
+            stack: template.stack.clone(),
+            private: private.map(PathBuf::from),
+            mountpoint: "/mnt/test".into(),
+        };
+        roots.lock().expect("locked").register(new).expect("registered").1
+    }
+
+    fn delete(&self, names: &[&str], dry_run: bool) -> Result<(), HostError> {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let names = templates::matching(&self.layers, &names)?;
+        templates::delete(&self.store, &self.layers, &names, dry_run)
+    }
+
+    fn collect(&self) -> Collected {
+        collect(&self.store, false).expect("collected")
+    }
+}
+
+#[test]
+fn a_collection_removes_what_only_the_deleted_template_had() {
+    let scratch = Scratch::new();
+    scratch.template("one:1", &["shared", "only in one"]);
+    scratch.template("two:1", &["shared", "only in two"]);
+    scratch.delete(&["one:*"], false).expect("unused");
+    let dry = collect(&scratch.store, true).expect("counted");
+    assert_eq!((dry.layers, dry.trees, dry.objects), (1, 1, 1));
+    assert!(scratch.has("only in one"));
+    assert_eq!(scratch.collect(), dry);
+    assert!(!scratch.has("only in one") && scratch.has("shared") && scratch.has("only in two"));
+    assert_eq!(scratch.collect().objects, 0);
+}
+
+#[test]
+fn a_template_of_a_root_is_not_deleted_and_the_roots_are_named() {
+    let scratch = Scratch::new();
+    let template = scratch.template("debian:12", &["text"]);
+    scratch.template("spare:1", &["other"]);
+    let _web1 = scratch.root(&template, Some(Path::new("/nowhere/web1")));
+    let _mounted = scratch.root(&template, None);
+    let refused = scratch.delete(&["spare:1", "debian:12"], false).expect_err("in use");
+    let sentence = refused.to_string();
+    assert!(sentence.contains("2 roots (test, web1)"), "{sentence}");
+    // All or none.
+    assert_eq!(templates::names(&scratch.layers).expect("listed").len(), 2);
+    scratch.delete(&["spare:1"], true).expect("would work");
+    assert_eq!(templates::names(&scratch.layers).expect("listed").len(), 2);
+}
+
+#[test]
+fn a_stack_stays_while_a_root_is_bound_to_it_though_the_tag_moved_on() {
+    let scratch = Scratch::new();
+    let old = scratch.template("debian:12", &["old"]);
+    let gone = Path::new("/nowhere/web1");
+    drop(scratch.root(&old, Some(gone)));
+    scratch.template("debian:12", &["new"]);
+    assert_eq!(scratch.collect().objects, 0);
+    assert!(scratch.has("old") && scratch.has("new"));
+    forget(&scratch.store, OsStr::new("web1"), false, false).expect("its directory is gone");
+    assert_eq!(scratch.collect().objects, 1);
+    assert!(!scratch.has("old") && scratch.has("new"));
+}
+
+#[test]
+fn a_root_is_forgotten_only_unmounted_and_with_force_while_its_directory_exists() {
+    let scratch = Scratch::new();
+    let template = scratch.template("debian:12", &["text"]);
+    let private = scratch.dir.path().join("web1");
+    std::fs::create_dir(&private).expect("made");
+    let alive = scratch.root(&template, Some(&private));
+    let web1 = OsStr::new("web1");
+    let mounted = forget(&scratch.store, web1, true, false).expect_err("mounted");
+    assert!(matches!(mounted, HostError::RootMounted { .. }));
+    drop(alive);
+    let kept = forget(&scratch.store, web1, false, false).expect_err("its directory exists");
+    assert!(matches!(kept, HostError::RootKept { .. }));
+    forget(&scratch.store, web1, true, true).expect("a dry run");
+    forget(&scratch.store, web1, true, false).expect("forced");
+    assert!(matches!(
+        forget(&scratch.store, web1, true, false),
+        Err(HostError::Root(super::roots::RootError::Unknown { .. }))
+    ));
+}
+
+#[test]
+fn a_damaged_template_stops_a_collection_before_anything_goes() {
+    let scratch = Scratch::new();
+    scratch.template("one:1", &["one"]);
+    scratch.template("two:1", &["two"]);
+    scratch.delete(&["two:1"], false).expect("unused");
+    let file = scratch.store.path().join("templates/one/1.json");
+    std::fs::write(&file, b"{").expect("damaged");
+    assert!(collect(&scratch.store, false).is_err());
+    assert!(scratch.has("one") && scratch.has("two"));
+    // The way out: the damaged name can still be deleted.
+    scratch.delete(&["one:1"], false).expect("deleted");
+    assert_eq!(scratch.collect().objects, 2);
+}
+
+#[test]
+fn an_unfinished_import_keeps_what_it_relies_on() {
+    let scratch = Scratch::new();
+    scratch.template("one:1", &["shared"]);
+    let objects = Objects::open(scratch.store.path()).expect("opened");
+    let staging = objects.begin().expect("begun");
+    staging.put_bytes(b"shared").expect("a hit");
+    scratch.delete(&["one:1"], false).expect("unused");
+    let first = scratch.collect();
+    assert_eq!((first.objects, first.pinned, first.layers), (0, 1, 1));
+    drop(staging);
+    assert_eq!(scratch.collect().objects, 1);
+}
+
+#[test]
+fn a_store_is_destroyed_whole_and_never_under_a_mounted_root() {
+    let scratch = Scratch::new();
+    let path = scratch.store.path().to_owned();
+    let template = scratch.template("debian:12", &["text", "more"]);
+    let alive = scratch.root(&template, Some(Path::new("/nowhere/web1")));
+    let open = || Store::open(&path, super::Access::Write).expect("still a store");
+    let refused = destroy(open(), false).expect_err("mounted");
+    assert!(refused.to_string().contains("mounted roots (web1)"), "{refused}");
+    drop(alive);
+    let working = scratch.store.share().expect("shared");
+    let busy = destroy(open(), false).expect_err("an import runs");
+    assert!(matches!(busy, HostError::Store(StoreError::Busy { .. })));
+    drop(working);
+    let dry = destroy(open(), true).expect("counted");
+    assert_eq!((dry.objects, dry.orphans.as_slice()), (2, &["/nowhere/web1".into()][..]));
+    assert!(scratch.has("text"));
+    assert_eq!(destroy(open(), false).expect("destroyed"), dry);
+    assert!(!path.exists());
+}
+
+#[test]
+fn what_is_not_micas_survives_the_destruction_of_a_store() {
+    let scratch = Scratch::new();
+    let path = scratch.store.path().to_owned();
+    scratch.template("debian:12", &["text"]);
+    std::fs::write(path.join("letter"), b"dear").expect("written");
+    let open = Store::open(&path, super::Access::Write).expect("a store");
+    let destroyed = destroy(open, false).expect("destroyed");
+    assert_eq!(destroyed.left, [path.join("letter")]);
+    let names: Vec<_> =
+        std::fs::read_dir(&path).expect("stays").map(|e| e.expect("listed").file_name()).collect();
+    assert_eq!(names, ["letter"]);
+}
+
+#[test]
+fn a_misspelt_template_is_answered_with_the_nearest_name() {
+    let scratch = Scratch::new();
+    scratch.template("debian:12", &["text"]);
+    let unknown = templates::find(&scratch.layers, "debain:12").expect_err("no such template");
+    assert!(unknown.to_string().contains("did you mean \"debian:12\"?"), "{unknown}");
+    assert!(templates::find(&scratch.layers, "../../etc").is_err());
+    let found = templates::find(&scratch.layers, "debian:12").expect("there");
+    assert_eq!(found.name, "debian:12".parse::<TemplateName>().expect("a name"));
+}
