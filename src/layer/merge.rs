@@ -323,3 +323,6 @@ fn add<'a>(
     })?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
