@@ -29,6 +29,9 @@ pub enum MergeError {
     /// A tree was given as the layer.
     #[error("only a layer can be merged onto a tree, not another tree")]
     NotALayer,
+    /// Two directories claim the same entries.
+    #[error("two directories of a layer share their entries")]
+    SharedEntries,
     /// The result does not fit the format.
     #[error(transparent)]
     Encode(#[from] EncodeError),
@@ -102,8 +105,13 @@ impl<'a> Plan<'a> {
             plan.numbers[0] = Some(TreeIno::ROOT);
             plan.merged[0] = Some(TreeIno::ROOT);
         }
+        let mut entries = 0;
         for ino in inos(layer) {
             let inode = layer.inode(ino).map_err(MergeError::Layer)?;
+            entries += u64::from(layer.entry_count(&inode));
+            if entries > u64::from(layer.name_count()) {
+                return Err(MergeError::SharedEntries);
+            }
             if plan.number(ino).is_none() {
                 plan.total = plan
                     .total
@@ -203,6 +211,9 @@ impl<'a> Plan<'a> {
             *root = true;
         }
         let mut names = Vec::new();
+        // Directories that claim each other's entries would multiply them.
+        let mut left = self.layer.name_count() as usize
+            + self.lower.map_or(0, |lower| lower.name_count() as usize);
         // A directory's number is above its parent's: one pass finds all that are left.
         for number in (1..=self.total).filter_map(TreeIno::new) {
             if !reachable[number.get() as usize - 1] {
@@ -210,6 +221,7 @@ impl<'a> Plan<'a> {
             }
             names.clear();
             self.collect_names(number, &mut names)?;
+            left = left.checked_sub(names.len()).ok_or(MergeError::SharedEntries)?;
             for (_, kind, ino) in &names {
                 if *kind == FileKind::Directory {
                     reachable[ino.get() as usize - 1] = true;

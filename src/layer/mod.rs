@@ -8,19 +8,21 @@ pub mod builder;
 pub mod manifest;
 pub mod merge;
 pub mod name;
+pub mod node;
 pub mod path;
 pub mod stack;
 pub mod store;
 pub mod template;
 pub mod templates;
 
-pub use builder::{BuildError, LayerBuilder, NewContent, NewNode, NewXattr, NodeId};
+pub use builder::{LayerBuilder, NodeId};
 pub use manifest::{
     Entry, EntryKind, FileKind, Inode, Manifest, ManifestError, Metadata, ObjectRef, Origin,
     Timestamp, TreeIno,
 };
 pub use merge::{MergeError, merge};
 pub use name::{FileName, NameError};
+pub use node::{BuildError, NewContent, NewNode, NewXattr, read_node};
 pub use path::{LayerPath, PathError};
 pub use stack::{LayerId, Stack, StackId};
 pub use store::{Layers, LayersError, Stored};

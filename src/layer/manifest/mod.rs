@@ -4,17 +4,20 @@
 //! of stores or mounts. A manifest is published whole or not at all; what is read here is
 //! bounds-checked, so any bytes give an error, never a panic, a wild read or an endless walk.
 
+mod contents;
 mod encode;
 mod format;
+mod places;
 mod read;
 mod validate;
 
 use std::num::NonZeroU32;
 
+pub use contents::Xattrs;
 pub use encode::EncodeError;
 pub(super) use encode::{Draft, DraftContent, DraftEntry, Encoder};
 pub use format::seal;
-pub use read::{Entry, EntryKind, Inode, Manifest, ObjectRef, Origin, Xattrs};
+pub use read::{Entry, EntryKind, Inode, Manifest, ObjectRef, Origin};
 
 /// Longest symlink target in bytes (`PATH_MAX` of Linux without its NUL).
 pub const MAX_TARGET_BYTES: usize = 4095;

@@ -1,18 +1,19 @@
 //! The zero-copy reader: a bounds-checked view of mapped or owned bytes.
+//!
+//! Decodes inodes and directories; `contents` and `places` read what hangs on an inode.
 
 use std::cmp::Ordering;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use crate::layer::stack::{LayerId, Stack};
 use crate::object::{Digest, ObjectId};
 
 use super::format::{
     self, ENTRY_LEN, ENTRY_WHITEOUT, FLAG_HIDDEN, FLAG_IMPLICIT, FLAG_OPAQUE, Header, INODE_LEN,
-    LINK_LEN, OBJECT_LEN, ORIGIN_LEN, STACK_LEN, Section, XATTR_LEN, XATTR_SET_LEN, digest_at,
-    i64_at, inode, u16_at, u32_at, u64_at,
+    Section, i64_at, inode, u16_at, u32_at, u64_at,
 };
 use super::{FileKind, MODE_BITS, ManifestError, Metadata, Timestamp, TreeIno};
+use crate::layer::name::MAX_NAME_BYTES;
 
 /// An opened layer manifest or merged tree. Cheap to clone; clones share the bytes.
 #[derive(Clone)]
@@ -63,9 +64,9 @@ pub struct Inode {
     pub opaque: bool,
     /// Layers: a directory that nothing described; merging keeps the lower metadata.
     pub implicit: bool,
-    first: u64,
-    second: u64,
-    xattr_set: u32,
+    pub(super) first: u64,
+    pub(super) second: u64,
+    pub(super) xattr_set: u32,
     name_offset: u32,
     name_len: u16,
 }
@@ -218,7 +219,7 @@ impl Manifest {
     }
 
     /// `len` bytes of a byte pool at `offset`.
-    fn pooled(
+    pub(super) fn pooled(
         &self,
         pool: Section,
         offset: u64,
@@ -302,154 +303,20 @@ impl Manifest {
         self.inode(TreeIno::ROOT)
     }
 
-    /// The object of a regular file (an empty file has one too); none for other kinds.
-    ///
-    /// # Errors
-    /// [`ManifestError::Record`] if the object table has no such row.
-    pub fn object(&self, inode: &Inode) -> Result<Option<ObjectId>, ManifestError> {
-        let Some(index) = inode.object else { return Ok(None) };
-        let record: &[u8; OBJECT_LEN] = self
-            .record(Section::Objects, index)
-            .ok_or_else(|| damaged(Section::Inodes, inode.ino.get() - 1, "it has no object"))?;
-        Ok(Some(ObjectId::new(digest_at(record, 0))))
-    }
-
-    /// Number of objects in the object table.
-    pub fn object_count(&self) -> u32 {
-        self.count(Section::Objects)
-    }
-
-    /// The object table, in order of the digests.
-    pub fn objects(&self) -> impl ExactSizeIterator<Item = ObjectRef> + '_ {
-        self.section(Section::Objects).as_chunks::<OBJECT_LEN>().0.iter().map(|record| ObjectRef {
-            id: ObjectId::new(digest_at(record, 0)),
-            size: u64_at(record, 32),
-            data_blocks: u64_at(record, 40),
-        })
-    }
-
-    /// The target of a symlink; empty for other kinds.
-    ///
-    /// # Errors
-    /// [`ManifestError::Record`] if it points outside its section.
-    pub fn symlink_target(&self, inode: &Inode) -> Result<&[u8], ManifestError> {
-        if inode.kind != FileKind::Symlink {
-            return Ok(&[]);
-        }
-        self.pooled(Section::Targets, inode.first, inode.second, |problem| {
-            damaged(Section::Inodes, inode.ino.get() - 1, problem)
-        })
-    }
-
     /// The first name, in [`Inode::parent`]; empty for the root.
     ///
     /// # Errors
     /// [`ManifestError::Record`] if it points outside its section.
     pub fn name(&self, inode: &Inode) -> Result<&[u8], ManifestError> {
+        if usize::from(inode.name_len) > MAX_NAME_BYTES {
+            return Err(damaged(Section::Inodes, inode.ino.get() - 1, "its name is too long"));
+        }
         self.pooled(
             Section::Names,
             u64::from(inode.name_offset),
             u64::from(inode.name_len),
             |problem| damaged(Section::Inodes, inode.ino.get() - 1, problem),
         )
-    }
-
-    /// Every name of an inode as (directory, name), the first name first. Empty for the root
-    /// and for hidden inodes.
-    ///
-    /// # Errors
-    /// [`ManifestError::Record`] for damage.
-    pub fn links(
-        &self,
-        ino: TreeIno,
-    ) -> Result<impl ExactSizeIterator<Item = (TreeIno, &[u8])>, ManifestError> {
-        let inode = self.inode(ino)?;
-        let mut links = Vec::new();
-        if ino != TreeIno::ROOT && inode.nlink > 0 {
-            if inode.nlink == 1 || inode.kind == FileKind::Directory {
-                links.push((inode.parent, self.name(&inode)?));
-            } else {
-                let all = self.count(Section::Links);
-                let mut index = self.first_link(ino);
-                while index < all {
-                    let (of, dir, name) = self.link(index)?;
-                    if of != ino {
-                        break;
-                    }
-                    links.push((dir, name));
-                    index += 1;
-                }
-            }
-        }
-        Ok(links.into_iter())
-    }
-
-    /// Index of the first record of the links section that is not before `ino`.
-    fn first_link(&self, ino: TreeIno) -> u32 {
-        let (mut low, mut high) = (0, self.count(Section::Links));
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let of = self.record::<LINK_LEN>(Section::Links, middle).map(|link| u32_at(link, 0));
-            if of < Some(ino.get()) { low = middle + 1 } else { high = middle }
-        }
-        low
-    }
-
-    pub(super) fn link(&self, index: u32) -> Result<(TreeIno, TreeIno, &[u8]), ManifestError> {
-        let bad = |problem| damaged(Section::Links, index, problem);
-        let record: &[u8; LINK_LEN] =
-            self.record(Section::Links, index).ok_or_else(|| bad("there is none"))?;
-        let of = TreeIno::new(u32_at(record, 0)).ok_or_else(|| bad("it has no inode"))?;
-        let dir = TreeIno::new(u32_at(record, 4)).ok_or_else(|| bad("it has no directory"))?;
-        let (offset, len) = (u64::from(u32_at(record, 8)), u64::from(u32_at(record, 12)));
-        Ok((of, dir, self.pooled(Section::Names, offset, len, bad)?))
-    }
-
-    /// The value of one extended attribute.
-    ///
-    /// # Errors
-    /// [`ManifestError::Record`] for damage.
-    pub fn xattr(&self, inode: &Inode, name: &[u8]) -> Result<Option<&[u8]>, ManifestError> {
-        for xattr in self.xattrs(inode)? {
-            let (found, value) = xattr?;
-            if found == name {
-                return Ok(Some(value));
-            }
-        }
-        Ok(None)
-    }
-
-    /// All extended attributes as (name, value), in byte order of the names.
-    ///
-    /// # Errors
-    /// [`ManifestError::Record`] for damage.
-    pub fn xattrs(&self, inode: &Inode) -> Result<Xattrs<'_>, ManifestError> {
-        if inode.xattr_count == 0 {
-            return Ok(Xattrs { manifest: self, next: 0, end: 0 });
-        }
-        let bad = |problem| damaged(Section::Inodes, inode.ino.get() - 1, problem);
-        let set: &[u8; XATTR_SET_LEN] = self
-            .record(Section::XattrSets, inode.xattr_set)
-            .ok_or_else(|| bad("it has no xattr set"))?;
-        let (next, count) = (u32_at(set, 0), u32_at(set, 4));
-        let end = next.checked_add(count).filter(|end| *end <= self.count(Section::Xattrs));
-        match end {
-            Some(end) if count == inode.xattr_count => Ok(Xattrs { manifest: self, next, end }),
-            _ => Err(bad("its xattr set has another size")),
-        }
-    }
-
-    pub(super) fn xattr_range(&self, next: u32, end: u32) -> Xattrs<'_> {
-        Xattrs { manifest: self, next, end }
-    }
-
-    fn xattr_at(&self, index: u32) -> Result<(&[u8], &[u8]), ManifestError> {
-        let bad = |problem| damaged(Section::Xattrs, index, problem);
-        let record: &[u8; XATTR_LEN] =
-            self.record(Section::Xattrs, index).ok_or_else(|| bad("there is none"))?;
-        let field = |at| u64::from(u32_at(record, at));
-        let name = self.pooled(Section::Names, field(0), field(4), bad)?;
-        Ok((name, self.pooled(Section::XattrValues, field(8), field(12), bad)?))
     }
 
     /// Number of names in `dir`, whiteouts included; 0 if it is no directory.
@@ -542,101 +409,12 @@ impl Manifest {
         }
         Ok(None)
     }
-
-    /// Where a tree's inode number comes from; none in a layer. Never changes for a number,
-    /// however many layers are put on top.
-    ///
-    /// # Errors
-    /// [`ManifestError::NoInode`] beyond the last one, [`ManifestError::Record`] for damage.
-    pub fn origin(&self, ino: TreeIno) -> Result<Option<Origin>, ManifestError> {
-        if !self.is_tree() {
-            return Ok(None);
-        }
-        let index = ino.get() - 1;
-        let record: &[u8; ORIGIN_LEN] =
-            self.record(Section::Origins, index).ok_or(ManifestError::NoInode(ino.get()))?;
-        let in_layer = TreeIno::new(u32_at(record, 4))
-            .ok_or_else(|| damaged(Section::Origins, index, "it has no inode"))?;
-        Ok(Some(Origin { layer: u32_at(record, 0), ino: in_layer }))
-    }
-
-    /// The tree inode that was given to an origin, the inverse of [`Manifest::origin`].
-    pub fn by_origin(&self, origin: Origin) -> Option<TreeIno> {
-        let wanted = (origin.layer, origin.ino.get());
-        let (records, _) = self.section(Section::Origins).as_chunks::<ORIGIN_LEN>();
-        let found = records
-            .binary_search_by_key(&wanted, |record| (u32_at(record, 0), u32_at(record, 4)))
-            .ok()?;
-        TreeIno::new(u32::try_from(found).ok()?.checked_add(1)?)
-    }
-
-    /// The layers a tree was merged from, lowest first; empty in a layer.
-    pub fn stack(&self) -> Stack {
-        let (records, _) = self.section(Section::Stack).as_chunks::<STACK_LEN>();
-        Stack::new(records.iter().map(|record| LayerId::new(digest_at(record, 0))).collect())
-    }
-
-    /// Finds the inode at `path`, following no symlink; none if a name is missing or a
-    /// parent is no directory.
-    ///
-    /// # Errors
-    /// [`ManifestError::Record`] for damage on the way.
-    pub fn resolve(&self, path: &crate::layer::LayerPath) -> Result<Option<Inode>, ManifestError> {
-        let mut inode = self.root()?;
-        for name in path.names() {
-            let entry = self.lookup(&inode, name.as_bytes())?;
-            let Some(ino) = entry.and_then(|entry| entry.ino) else { return Ok(None) };
-            inode = self.inode(ino)?;
-        }
-        Ok(Some(inode))
-    }
-
-    /// The path of an inode by its first name; a hidden inode's last path.
-    ///
-    /// # Errors
-    /// [`ManifestError::Record`] for damage on the way.
-    pub fn path(&self, inode: &Inode) -> Result<Vec<u8>, ManifestError> {
-        let mut names = Vec::new();
-        let mut at = *inode;
-        while at.ino != TreeIno::ROOT {
-            names.push(self.name(&at)?);
-            let parent = self.inode(at.parent)?;
-            if parent.kind != FileKind::Directory {
-                let index = at.ino.get() - 1;
-                return Err(damaged(Section::Inodes, index, "its parent is no directory"));
-            }
-            at = parent;
-        }
-        names.reverse();
-        Ok(names.join(&b'/'))
-    }
 }
 
 impl std::fmt::Debug for Manifest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = if self.is_tree() { "tree" } else { "layer" };
         write!(f, "Manifest({kind}, {} inodes, {} names)", self.len(), self.name_count())
-    }
-}
-
-/// The extended attributes of one inode; see [`Manifest::xattrs`].
-#[derive(Clone, Debug)]
-pub struct Xattrs<'a> {
-    manifest: &'a Manifest,
-    next: u32,
-    end: u32,
-}
-
-impl<'a> Iterator for Xattrs<'a> {
-    type Item = Result<(&'a [u8], &'a [u8]), ManifestError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.next >= self.end {
-            return None;
-        }
-        let index = self.next;
-        self.next += 1;
-        Some(self.manifest.xattr_at(index))
     }
 }
 

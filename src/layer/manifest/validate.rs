@@ -11,8 +11,7 @@ use super::format::{
     XATTR_SET_LEN, inode, name_prefix, u16_at, u32_at, u64_at,
 };
 use super::read::{EntryKind, Manifest, damaged};
-use super::{FileKind, MAX_TARGET_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES};
-use super::{MODE_BITS, ManifestError, TreeIno};
+use super::{FileKind, MODE_BITS, ManifestError, TreeIno};
 
 impl Manifest {
     /// Checks everything that [`Manifest::open`] leaves unread: the content digest and every
@@ -65,6 +64,7 @@ impl Manifest {
     /// Sets tile the xattrs, so that one set is not read once for each of many owners in vain.
     fn check_xattr_sets(&self) -> Result<(), ManifestError> {
         let mut next = 0;
+        let mut values = 0;
         for index in 0..self.count(Section::XattrSets) {
             let bad = |problem| damaged(Section::XattrSets, index, problem);
             let set: &[u8; XATTR_SET_LEN] =
@@ -83,17 +83,19 @@ impl Manifest {
                 if name <= last {
                     return Err(bad("names are not in order"));
                 }
-                if name.len() > MAX_XATTR_NAME_BYTES || name.contains(&0) {
-                    return Err(bad("a name is too long or holds a NUL byte"));
+                if name.contains(&0) {
+                    return Err(bad("a name holds a NUL byte"));
                 }
-                if value.len() > MAX_XATTR_VALUE_BYTES {
-                    return Err(bad("a value is too long"));
-                }
+                values += value.len();
                 last = name;
             }
         }
         if next != self.count(Section::Xattrs) {
             return Err(damaged(Section::Xattrs, next, "it is in no set"));
+        }
+        // Values are not shared: all of them together are no more than the file.
+        if values != self.section(Section::XattrValues).len() {
+            return Err(damaged(Section::XattrSets, 0, "its values are not those of the section"));
         }
         Ok(())
     }
@@ -241,7 +243,7 @@ impl Manifest {
             }
             FileKind::Symlink => {
                 let target = self.symlink_target(found).map_err(|_| "it has no target")?;
-                if target.is_empty() || target.len() > MAX_TARGET_BYTES || target.contains(&0) {
+                if target.is_empty() || target.contains(&0) {
                     return Err("no symlink can have its target");
                 }
             }

@@ -371,7 +371,7 @@ fn assert_equal(manifest: &Manifest, model: &Model) -> HashMap<Identity, TreeIno
         match (item, &found[path]) {
             (Item::Whiteout, None) => {}
             (Item::Node(node), Some(inode)) => {
-                let read = crate::layer::builder::new_node(manifest, inode).expect("read");
+                let read = crate::layer::read_node(manifest, inode).expect("read");
                 assert_eq!(read, node.node, "{path}");
                 let number = numbers.entry(node.identity).or_insert(inode.ino);
                 assert_eq!(*number, inode.ino, "{path} is one inode");
