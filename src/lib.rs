@@ -3,6 +3,7 @@
 //! The modules form layers; a module may use those named before it and never those
 //! after it. docs/ARCHITECTURE.md draws the map and `tests/layers.rs` holds it.
 
+pub mod catalog;
 pub mod control;
 pub mod host;
 pub mod layer;
