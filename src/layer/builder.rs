@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::object::ObjectId;
+
 use super::manifest::{
     Draft, DraftContent, DraftEntry, EncodeError, Encoder, FileKind, Manifest, ManifestError,
     Metadata, Timestamp, TreeIno,
@@ -21,6 +23,15 @@ pub struct NodeId(usize);
 
 impl NodeId {
     const ROOT: Self = Self(0);
+}
+
+/// What a layer has under one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Child {
+    /// A file of any kind.
+    Node(NodeId),
+    /// A mark that hides what lower layers have there.
+    Whiteout,
 }
 
 /// A layer being put together.
@@ -245,6 +256,38 @@ impl LayerBuilder {
     /// Whether something described the node, not merely something below it.
     pub fn is_described(&self, id: NodeId) -> bool {
         !self.nodes[id.0].implicit
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> NodeId {
+        NodeId::ROOT
+    }
+
+    /// What this layer has under `name` in a directory of its own.
+    pub fn child(&self, dir: NodeId, name: &FileName) -> Option<Child> {
+        self.nodes[dir.0].children.get(name).map(|slot| match slot {
+            Slot::Node(id) => Child::Node(*id),
+            Slot::Whiteout => Child::Whiteout,
+        })
+    }
+
+    /// Whether a directory hides what lower layers have in it.
+    pub fn is_opaque(&self, id: NodeId) -> bool {
+        self.nodes[id.0].opaque
+    }
+
+    /// How many nodes were ever made, replaced ones too: what the builder's memory grows with.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Gives a regular file its content, which an importer may know only after it was put.
+    /// Changes nothing for any other kind.
+    pub fn set_object(&mut self, id: NodeId, object: ObjectId, size: u64, data_blocks: u64) {
+        let content = &mut self.nodes[id.0].content;
+        if matches!(content, NewContent::Regular { .. }) {
+            *content = NewContent::Regular { object, size, data_blocks };
+        }
     }
 
     /// Changes mode, owner and time of a node.
