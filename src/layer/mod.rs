@@ -5,6 +5,7 @@
 //! whole or not at all; trees are derived and may be lost at any time.
 
 pub mod builder;
+pub mod import;
 pub mod manifest;
 pub mod merge;
 pub mod name;

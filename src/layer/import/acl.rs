@@ -1,0 +1,164 @@
+//! POSIX ACLs as text, the form that star, GNU tar and libarchive put into PAX records.
+//!
+//! The kernel keeps an ACL as an extended attribute (`system.posix_acl_access`,
+//! `system.posix_acl_default`): a version word, then one record of tag, permissions and
+//! identifier for each entry, sorted by tag and identifier (linux/posix_acl_xattr.h).
+
+/// Name of the attribute that holds the ACL of a file.
+pub(crate) const ACCESS: &[u8] = b"system.posix_acl_access";
+/// Name of the attribute that holds the ACL new files in a directory get.
+pub(crate) const DEFAULT: &[u8] = b"system.posix_acl_default";
+
+const VERSION: u32 = 2;
+const UNDEFINED_ID: u32 = u32::MAX;
+
+const USER_OBJ: u16 = 0x01;
+const USER: u16 = 0x02;
+const GROUP_OBJ: u16 = 0x04;
+const GROUP: u16 = 0x08;
+const MASK: u16 = 0x10;
+const OTHER: u16 = 0x20;
+
+/// An ACL text that cannot be turned into the kernel's form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AclFault {
+    /// Not `tag:qualifier:permissions` with an optional identifier.
+    #[error("its ACL text is malformed")]
+    Malformed,
+    /// A user or group given by a name only; the archive cannot say who that is in the container.
+    #[error("its ACL names a user or group without a number; archive with --numeric-owner")]
+    NameWithoutNumber,
+    /// One of the user, group and other entries is missing or given twice.
+    #[error("its ACL lacks one of the user, group, other or mask entries, or has one twice")]
+    Incomplete,
+}
+
+/// Encodes ACL `text` as the value of a `system.posix_acl_*` attribute.
+///
+/// Entries are separated by newlines or commas; a fourth field is the numeric identifier
+/// (star); `#` starts a comment. acl(5), "LONG TEXT FORM" and "SHORT TEXT FORM".
+pub(crate) fn encode(text: &[u8]) -> Result<Box<[u8]>, AclFault> {
+    let mut entries = Vec::new();
+    for line in text.split(|byte| matches!(byte, b'\n' | b',' | 0)) {
+        let line = line.split(|byte| *byte == b'#').next().unwrap_or_default().trim_ascii();
+        if !line.is_empty() {
+            entries.push(entry(line)?);
+        }
+    }
+    entries.sort_unstable();
+    check(&entries)?;
+    let mut value = VERSION.to_le_bytes().to_vec();
+    for (tag, id, permissions) in entries {
+        value.extend_from_slice(&tag.to_le_bytes());
+        value.extend_from_slice(&permissions.to_le_bytes());
+        value.extend_from_slice(&id.to_le_bytes());
+    }
+    Ok(value.into())
+}
+
+fn entry(line: &[u8]) -> Result<(u16, u32, u16), AclFault> {
+    let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').map(<[u8]>::trim_ascii).collect();
+    let (tag, qualifier, permissions, number) = match fields.as_slice() {
+        // libacl writes `mask:rwx` and `other:rwx` too.
+        [tag @ (b"mask" | b"m" | b"other" | b"o"), permissions] => {
+            (*tag, &[][..], *permissions, None)
+        }
+        [tag, qualifier, permissions] => (*tag, *qualifier, *permissions, None),
+        [tag, qualifier, permissions, number] => (*tag, *qualifier, *permissions, Some(*number)),
+        _ => return Err(AclFault::Malformed),
+    };
+    let permissions = permission_bits(permissions)?;
+    let named = !qualifier.is_empty();
+    let tag = match (tag, named) {
+        (b"user" | b"u", false) => USER_OBJ,
+        (b"user" | b"u", true) => USER,
+        (b"group" | b"g", false) => GROUP_OBJ,
+        (b"group" | b"g", true) => GROUP,
+        (b"mask" | b"m", false) => MASK,
+        (b"other" | b"o", false) => OTHER,
+        _ => return Err(AclFault::Malformed),
+    };
+    if !named {
+        return Ok((tag, UNDEFINED_ID, permissions));
+    }
+    let id = match number {
+        Some(number) => identifier(number).ok_or(AclFault::Malformed)?,
+        None => identifier(qualifier).ok_or(AclFault::NameWithoutNumber)?,
+    };
+    Ok((tag, id, permissions))
+}
+
+fn identifier(digits: &[u8]) -> Option<u32> {
+    std::str::from_utf8(digits).ok()?.parse().ok().filter(|id| *id != UNDEFINED_ID)
+}
+
+fn permission_bits(letters: &[u8]) -> Result<u16, AclFault> {
+    letters.iter().try_fold(0, |bits, letter| match letter {
+        b'r' => Ok(bits | 4),
+        b'w' => Ok(bits | 2),
+        b'x' => Ok(bits | 1),
+        b'-' => Ok(bits),
+        _ => Err(AclFault::Malformed),
+    })
+}
+
+/// The rules of the kernel's `posix_acl_valid`.
+fn check(entries: &[(u16, u32, u16)]) -> Result<(), AclFault> {
+    let count = |tag| entries.iter().filter(|entry| entry.0 == tag).count();
+    let named = count(USER) + count(GROUP) > 0;
+    let distinct = entries.windows(2).all(|pair| (pair[0].0, pair[0].1) != (pair[1].0, pair[1].1));
+    let complete = count(USER_OBJ) == 1 && count(GROUP_OBJ) == 1 && count(OTHER) == 1;
+    if complete && distinct && count(MASK) <= 1 && (!named || count(MASK) == 1) {
+        Ok(())
+    } else {
+        Err(AclFault::Incomplete)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_form_of_a_named_user() {
+        let value =
+            encode(b"user::rw-\nuser:lisa:rwx:1000\ngroup::r--\nmask::rwx\nother::r--\n").unwrap();
+        let mut expected = vec![2, 0, 0, 0];
+        for (tag, permissions, id) in [
+            (USER_OBJ, 6_u16, UNDEFINED_ID),
+            (USER, 7, 1000),
+            (GROUP_OBJ, 4, UNDEFINED_ID),
+            (MASK, 7, UNDEFINED_ID),
+            (OTHER, 4, UNDEFINED_ID),
+        ] {
+            expected.extend_from_slice(&tag.to_le_bytes());
+            expected.extend_from_slice(&permissions.to_le_bytes());
+            expected.extend_from_slice(&id.to_le_bytes());
+        }
+        assert_eq!(value.as_ref(), expected);
+    }
+
+    #[test]
+    fn short_forms_and_numeric_qualifiers() {
+        let long = encode(b"user::rw-\nuser:7:r-x\ngroup::r--\nmask::r-x\nother::---").unwrap();
+        let short = encode(b"g::r,u::rw,o:---,m:rx,u:7:rx # effective").unwrap();
+        assert_eq!(long, short);
+    }
+
+    #[test]
+    fn broken_acls_are_refused() {
+        let rest = "\nuser::rw-\ngroup::r--\nother::r--";
+        for (text, fault) in [
+            ("user:lisa:rwx\nmask::rwx", AclFault::NameWithoutNumber),
+            ("user:5:rwx", AclFault::Incomplete),
+            ("user::rwx", AclFault::Incomplete),
+            ("mask::rwz", AclFault::Malformed),
+            ("someone::rwx", AclFault::Malformed),
+            ("user", AclFault::Malformed),
+            ("user:5:rwx:4294967295\nmask::rwx", AclFault::Malformed),
+        ] {
+            assert_eq!(encode(format!("{text}{rest}").as_bytes()), Err(fault), "{text}");
+        }
+        assert_eq!(encode(b""), Err(AclFault::Incomplete));
+    }
+}

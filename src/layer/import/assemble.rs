@@ -1,0 +1,347 @@
+//! Gives archive members their meaning in a tree.
+//!
+//! The rules are those of unpacking in a chroot, so they match what docker and containerd make
+//! of the same layers, and `tar x` where it is safe:
+//! - A later member of the same path replaces an earlier one; a directory over a directory keeps
+//!   its names.
+//! - A leading `/` is dropped. `..` in a member name or in a hard link's target is refused.
+//! - Symbolic links in the middle of a path are followed inside the tree: an absolute target
+//!   starts at the root, `..` stops there. The last name is never followed. So a member cannot
+//!   reach outside, and layers made for a system with or without merged `/usr` both fit.
+//! - A hard link names what stands at its target at that moment, in this layer or below it.
+//! - With whiteouts on, `.wh.NAME` hides NAME of the layers below, `.wh..wh..opq` hides all that
+//!   they have in its directory. OCI image-spec, layer.md, "Whiteouts".
+
+use super::ImportError;
+use super::metadata::printable;
+use super::progress::{Note, Progress};
+use super::tar::{Member, MemberKind};
+use super::whiteout::{self, Whiteout};
+use crate::layer::builder::Child;
+use crate::layer::{
+    BuildError, FileKind, FileName, Inode, LayerBuilder, LayerPath, Manifest, NewContent, NewNode,
+    NodeId, PathError,
+};
+use crate::object::{ObjectId, Put};
+
+/// Symbolic links followed for one path, as in the kernel (`MAXSYMLINKS`).
+const MAX_LINKS: u32 = 40;
+/// Most directories one inside another.
+pub(super) const MAX_DEPTH: usize = 16_384;
+
+/// One layer while members are being placed in it.
+pub(super) struct Assembly<'a> {
+    builder: LayerBuilder,
+    lower: Option<&'a Manifest>,
+    whiteouts: bool,
+    progress: &'a dyn Progress,
+    absolute_names: u64,
+    members: u64,
+    /// The parent names of the last member and what they resolved to; members come grouped.
+    last_parent: Option<(Vec<FileName>, LayerPath)>,
+}
+
+/// What stands at a path, in the layer or below it.
+enum Found {
+    Missing,
+    Directory,
+    Symlink(Box<[u8]>),
+    Other,
+}
+
+/// A component of a path being resolved.
+enum Step {
+    Up,
+    Down(FileName),
+}
+
+impl<'a> Assembly<'a> {
+    pub(super) fn new(
+        lower: Option<&'a Manifest>,
+        whiteouts: bool,
+        progress: &'a dyn Progress,
+    ) -> Self {
+        Self {
+            builder: LayerBuilder::new(),
+            lower,
+            whiteouts,
+            progress,
+            absolute_names: 0,
+            members: 0,
+            last_parent: None,
+        }
+    }
+
+    /// Members placed so far.
+    pub(super) fn members(&self) -> u64 {
+        self.members
+    }
+
+    /// Nodes made so far, which is what memory grows with.
+    pub(super) fn node_count(&self) -> usize {
+        self.builder.node_count()
+    }
+
+    /// Places a member. A regular file's node is returned; it has no content until
+    /// [`Self::set_content`].
+    pub(super) fn place(&mut self, member: &Member) -> Result<Option<NodeId>, ImportError> {
+        self.members += 1;
+        let path = self.parse(&member.path)?;
+        let Some((name, parents)) = path.names().split_last() else {
+            if member.kind != MemberKind::Directory {
+                return Err(ImportError::RootReplaced);
+            }
+            self.builder.put(&path, node(member, NewContent::Directory))?;
+            return Ok(None);
+        };
+        let parent = self.directory(parents, &member.path)?;
+        if self.whiteouts
+            && let Some(whiteout) = whiteout::parse(name.as_bytes())
+        {
+            self.whiteout(&parent, whiteout, member)?;
+            return Ok(None);
+        }
+        let path = parent.join(name.clone());
+        let content = match &member.kind {
+            MemberKind::Regular => {
+                NewContent::Regular { object: ObjectId::of(b""), size: 0, data_blocks: 0 }
+            }
+            MemberKind::Directory => {
+                self.directory_member(&path, member)?;
+                return Ok(None);
+            }
+            MemberKind::HardLink(target) => {
+                self.hard_link(&path, target, member)?;
+                return Ok(None);
+            }
+            MemberKind::Symlink(target) => {
+                self.last_parent = None;
+                NewContent::Symlink(target.clone())
+            }
+            MemberKind::Fifo => NewContent::Fifo,
+            MemberKind::CharDevice(rdev) => NewContent::CharDevice(*rdev),
+            MemberKind::BlockDevice(rdev) => NewContent::BlockDevice(*rdev),
+        };
+        let id = self.builder.put(&path, node(member, content))?;
+        Ok((member.kind == MemberKind::Regular).then_some(id))
+    }
+
+    /// Gives a regular file its content.
+    pub(super) fn set_content(&mut self, id: NodeId, put: &Put) {
+        self.builder.set_object(id, put.id, put.len_bytes, put.data_blocks);
+    }
+
+    /// The manifest of the layer.
+    pub(super) fn finish(self) -> Result<Vec<u8>, ImportError> {
+        if self.absolute_names > 0 {
+            self.progress.note(&Note::AbsoluteNames(self.absolute_names));
+        }
+        Ok(self.builder.finish()?)
+    }
+
+    fn parse(&mut self, path: &[u8]) -> Result<LayerPath, PathError> {
+        if path.starts_with(b"/") {
+            self.absolute_names += 1;
+        }
+        LayerPath::parse(path)
+    }
+
+    fn directory_member(&mut self, path: &LayerPath, member: &Member) -> Result<(), ImportError> {
+        self.last_parent = None;
+        let replaced =
+            self.builder.get(path).is_some_and(|id| self.builder.kind(id) != FileKind::Directory);
+        self.builder.put(path, node(member, NewContent::Directory))?;
+        if replaced && self.lower.is_some() {
+            // What stood here for a moment hid the directory below for good.
+            self.builder.opaque(path);
+        }
+        Ok(())
+    }
+
+    fn hard_link(
+        &mut self,
+        path: &LayerPath,
+        target: &[u8],
+        member: &Member,
+    ) -> Result<(), ImportError> {
+        let no_target =
+            || ImportError::NoLinkTarget { member: member.path.clone(), target: target.into() };
+        let to_directory =
+            || ImportError::LinkToDirectory { member: member.path.clone(), target: target.into() };
+        let parsed = self.parse(target)?;
+        let Some((name, parents)) = parsed.names().split_last() else {
+            return Err(to_directory());
+        };
+        let target = self.directory(parents, &member.path)?.join(name.clone());
+        if target == *path && self.builder.get(path).is_some() {
+            return Ok(());
+        }
+        let linked = match (self.builder.get(&target), self.lower) {
+            (Some(_), _) => self.builder.hard_link(path, &target),
+            (None, Some(lower)) => self.builder.hard_link_below(path, lower, &target),
+            (None, None) => return Err(no_target()),
+        };
+        match linked {
+            Ok(()) => Ok(()),
+            Err(BuildError::NoTarget { .. }) => Err(no_target()),
+            Err(BuildError::LinkToDirectory { .. }) => Err(to_directory()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn whiteout(
+        &mut self,
+        parent: &LayerPath,
+        whiteout: Whiteout,
+        member: &Member,
+    ) -> Result<(), ImportError> {
+        self.last_parent = None;
+        match whiteout {
+            Whiteout::Name(hidden) => self.builder.whiteout(&parent.join(hidden)),
+            Whiteout::Opaque => self.builder.opaque(parent),
+            Whiteout::Bookkeeping => {
+                self.progress.note(&Note::AufsFile(printable(&member.path)));
+            }
+            Whiteout::Invalid => return Err(ImportError::BadWhiteout(printable(&member.path))),
+        }
+        Ok(())
+    }
+
+    /// Resolves the directory that `names` lead to; what is missing on the way is to be made.
+    fn directory(&mut self, names: &[FileName], member: &[u8]) -> Result<LayerPath, ImportError> {
+        if names.len() > MAX_DEPTH {
+            return Err(ImportError::TooDeep(member.into()));
+        }
+        if let Some((known, resolved)) = &self.last_parent
+            && known == names
+        {
+            return Ok(resolved.clone());
+        }
+        let mut walk = Walk::new(&self.builder, self.lower)?;
+        let mut steps: Vec<Step> = names.iter().rev().cloned().map(Step::Down).collect();
+        let mut followed = 0;
+        while let Some(step) = steps.pop() {
+            let name = match step {
+                Step::Up => {
+                    walk.up();
+                    continue;
+                }
+                Step::Down(name) => name,
+            };
+            match walk.down(name)? {
+                Found::Directory | Found::Missing => {}
+                Found::Symlink(target) => {
+                    followed += 1;
+                    if followed > MAX_LINKS {
+                        return Err(ImportError::LinkLoop(member.into()));
+                    }
+                    walk.up();
+                    if target.starts_with(b"/") {
+                        walk.restart();
+                    }
+                    steps.extend(target_steps(&target)?.into_iter().rev());
+                }
+                Found::Other => {
+                    let parent = walk.path().to_bytes().into();
+                    return Err(ImportError::NotADirectory { member: member.into(), parent });
+                }
+            }
+        }
+        let resolved = walk.path();
+        self.last_parent = Some((names.to_vec(), resolved.clone()));
+        Ok(resolved)
+    }
+}
+
+/// A position in the layer and, where it shines through, in the tree below.
+struct Walk<'a> {
+    builder: &'a LayerBuilder,
+    below: Option<&'a Manifest>,
+    root: (Option<NodeId>, Option<Inode>),
+    /// Each name on the way and what the two trees have there.
+    levels: Vec<(FileName, Option<NodeId>, Option<Inode>)>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(builder: &'a LayerBuilder, below: Option<&'a Manifest>) -> Result<Self, ImportError> {
+        let root = builder.root();
+        let below = below.filter(|_| !builder.is_opaque(root));
+        let inode = below.map(Manifest::root).transpose()?;
+        Ok(Self { builder, below, root: (Some(root), inode), levels: Vec::new() })
+    }
+
+    fn down(&mut self, name: FileName) -> Result<Found, ImportError> {
+        let (above, below) = match self.levels.last() {
+            Some((_, above, below)) => (*above, *below),
+            None => self.root,
+        };
+        let child = above.and_then(|above| self.builder.child(above, &name));
+        let (above, hides) = match child {
+            Some(Child::Whiteout) => (None, true),
+            Some(Child::Node(id)) => (Some(id), self.builder.is_opaque(id)),
+            None => (None, false),
+        };
+        let below = match (self.below, below) {
+            (Some(tree), Some(dir)) if !hides => match tree.lookup(&dir, name.as_bytes())? {
+                Some(entry) => entry.ino.map(|ino| tree.inode(ino)).transpose()?,
+                None => None,
+            },
+            (_, _) => None,
+        };
+        // Only a directory can be looked into further.
+        let directory = below.filter(|inode| inode.kind == FileKind::Directory);
+        self.levels.push((name, above, directory));
+        if let Some(id) = above {
+            return Ok(match self.builder.content(id) {
+                NewContent::Directory => Found::Directory,
+                NewContent::Symlink(target) => Found::Symlink(target.clone()),
+                NewContent::Regular { .. }
+                | NewContent::Fifo
+                | NewContent::Socket
+                | NewContent::CharDevice(_)
+                | NewContent::BlockDevice(_) => Found::Other,
+            });
+        }
+        let (Some(tree), Some(inode)) = (self.below, below) else { return Ok(Found::Missing) };
+        Ok(match inode.kind {
+            FileKind::Directory => Found::Directory,
+            FileKind::Symlink => Found::Symlink(tree.symlink_target(&inode)?.into()),
+            FileKind::Regular
+            | FileKind::Fifo
+            | FileKind::Socket
+            | FileKind::CharDevice
+            | FileKind::BlockDevice => Found::Other,
+        })
+    }
+
+    fn up(&mut self) {
+        self.levels.pop();
+    }
+
+    fn restart(&mut self) {
+        self.levels.clear();
+    }
+
+    fn path(&self) -> LayerPath {
+        LayerPath::from_names(self.levels.iter().map(|(name, _, _)| name.clone()).collect())
+    }
+}
+
+fn node(member: &Member, content: NewContent) -> NewNode {
+    NewNode { metadata: member.metadata, xattrs: member.xattrs.clone(), content }
+}
+
+fn target_steps(target: &[u8]) -> Result<Vec<Step>, PathError> {
+    let mut steps = Vec::new();
+    for part in target.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => steps.push(Step::Up),
+            name => steps.push(Step::Down(
+                FileName::new(name)
+                    .map_err(|source| PathError::Name { path: printable(target), source })?,
+            )),
+        }
+    }
+    Ok(steps)
+}

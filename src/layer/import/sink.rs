@@ -1,0 +1,109 @@
+//! Where content goes.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, memfd_create, openat, unlinkat};
+use rustix::io::{Errno, pread};
+
+use crate::object::{ObjectError, ObjectId, Put, Staging};
+
+/// Takes content and says what it will be called.
+pub(super) trait Sink: Sync {
+    /// Content in memory.
+    fn put_bytes(&self, content: &[u8]) -> Result<Put, ObjectError>;
+    /// All that `source` yields.
+    fn put_reader(&self, source: &mut dyn Read, len: u64) -> Result<Put, ObjectError>;
+    /// The first `len` bytes of an open file.
+    fn put_file(&self, file: BorrowedFd<'_>, len: u64) -> Result<Put, ObjectError>;
+    /// An empty file that vanishes when closed, for a stream that has to be read twice.
+    fn spool(&self) -> io::Result<File>;
+}
+
+impl Sink for Staging {
+    fn put_bytes(&self, content: &[u8]) -> Result<Put, ObjectError> {
+        Staging::put_bytes(self, content)
+    }
+
+    fn put_reader(&self, source: &mut dyn Read, len: u64) -> Result<Put, ObjectError> {
+        Staging::put_reader(self, source, Some(len))
+    }
+
+    fn put_file(&self, file: BorrowedFd<'_>, len: u64) -> Result<Put, ObjectError> {
+        Staging::put_file(self, file, len)
+    }
+
+    fn spool(&self) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o600);
+        match openat(self.dir(), ".", flags | OFlags::TMPFILE, mode) {
+            // Some network file systems have no unnamed files.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR) => {}
+            result => return Ok(result?.into()),
+        }
+        let file = openat(self.dir(), "spool", flags | OFlags::CREATE | OFlags::EXCL, mode)?;
+        unlinkat(self.dir(), "spool", AtFlags::empty())?;
+        Ok(file.into())
+    }
+}
+
+/// Hashes content and keeps nothing; spools into memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct HashOnly;
+
+/// Granularity of [`Put::data_blocks`] in bytes, and its units for one block.
+const BLOCK_BYTES: usize = 4096;
+const UNITS_PER_BLOCK: u64 = 8;
+
+impl Sink for HashOnly {
+    fn put_bytes(&self, content: &[u8]) -> Result<Put, ObjectError> {
+        let mut content = content;
+        self.put_reader(&mut content, 0)
+    }
+
+    fn put_reader(&self, source: &mut dyn Read, _len: u64) -> Result<Put, ObjectError> {
+        let mut hasher = blake3::Hasher::new();
+        let (mut len_bytes, mut data_blocks) = (0_u64, 0_u64);
+        let mut block = Vec::with_capacity(BLOCK_BYTES);
+        loop {
+            block.clear();
+            let wanted = u64::try_from(BLOCK_BYTES).unwrap_or(u64::MAX);
+            source.take(wanted).read_to_end(&mut block).map_err(ObjectError::Source)?;
+            hasher.update(&block);
+            len_bytes += u64::try_from(block.len()).unwrap_or(u64::MAX);
+            if block.iter().any(|byte| *byte != 0) {
+                data_blocks += UNITS_PER_BLOCK;
+            }
+            if block.len() < BLOCK_BYTES {
+                let id = ObjectId::new(hasher.finalize().into());
+                return Ok(Put { id, len_bytes, data_blocks, hit: false });
+            }
+        }
+    }
+
+    fn put_file(&self, file: BorrowedFd<'_>, len: u64) -> Result<Put, ObjectError> {
+        self.put_reader(&mut FileFrom { file, at: 0, end: len }, len)
+    }
+
+    fn spool(&self) -> io::Result<File> {
+        Ok(memfd_create("mica-spool", MemfdFlags::CLOEXEC)?.into())
+    }
+}
+
+/// Reads a file without moving its offset.
+struct FileFrom<'a> {
+    file: BorrowedFd<'a>,
+    at: u64,
+    end: u64,
+}
+
+impl Read for FileFrom<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let wanted = buffer.len().min(left);
+        let count = pread(self.file, &mut buffer[..wanted], self.at)?;
+        self.at += u64::try_from(count).unwrap_or(0);
+        Ok(count)
+    }
+}

@@ -1,0 +1,625 @@
+//! One pass over a tar stream: header, extended headers, content, padding.
+
+use std::io::{self, Read};
+
+use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
+
+use super::numeric::numeric;
+use super::pax::PaxFields;
+use super::sparse::{SparseMap, pax_ranges, text_ranges};
+use super::{TarError, TarFault};
+use crate::layer::import::acl;
+use crate::layer::import::intake::drain;
+use crate::layer::import::metadata::{self, Xattrs};
+use crate::layer::{Metadata, Timestamp};
+
+const BLOCK: usize = 512;
+const BLOCK_BYTES: u64 = 512;
+/// Most bytes of extended headers, long names and sparse maps for one member. The attributes of
+/// one file take 64 KiB of names; real headers are far below this.
+pub(super) const MAX_EXTENSION_BYTES: u64 = 16 << 20;
+
+/// One member of an archive, before its content.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    /// The path as the archive spells it; never empty and without NUL.
+    pub(crate) path: Box<[u8]>,
+    pub(crate) kind: MemberKind,
+    pub(crate) metadata: Metadata,
+    pub(crate) xattrs: Xattrs,
+    /// Size of the content in bytes, holes included; 0 for anything but a regular file.
+    pub(crate) size: u64,
+    /// Offset of the content in the stream; `None` when it is stored as a sparse map.
+    pub(crate) content_offset: Option<u64>,
+}
+
+/// What a member is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum MemberKind {
+    Regular,
+    Directory,
+    Symlink(Box<[u8]>),
+    /// The path of an earlier member, as the archive spells it.
+    HardLink(Box<[u8]>),
+    Fifo,
+    CharDevice(u64),
+    BlockDevice(u64),
+}
+
+/// Reads members from a stream.
+pub(crate) struct Members<R> {
+    input: R,
+    /// Bytes taken from `input`.
+    position: u64,
+    /// Extended headers that apply to every later member (`g`).
+    global: PaxFields,
+    content: Content,
+    /// The member whose content is being read, for error messages.
+    current: Option<(Box<[u8]>, u64)>,
+    /// Fails a missing end mark. A stream whose digest is verified may do without.
+    needs_end_mark: bool,
+    max_file_bytes: u64,
+    /// What stopped a read of content; [`io::Error`] alone would not carry it.
+    failure: Option<TarError>,
+}
+
+/// Where the reader stands in the content of the current member.
+#[derive(Debug, Default)]
+struct Content {
+    /// Bytes of the expanded file that were not read yet.
+    unread: u64,
+    /// Offset in the expanded file.
+    offset: u64,
+    sparse: Option<SparseMap>,
+    /// Next range of `sparse`.
+    range: usize,
+    /// Bytes of the archive that belong to the member and were not read yet, without padding.
+    stored: u64,
+    /// Bytes to the next header after `stored`.
+    padding: u64,
+}
+
+/// The extended headers seen before a member.
+#[derive(Default)]
+struct Extensions {
+    pax: Option<PaxFields>,
+    long_name: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
+    bytes: u64,
+}
+
+impl<R: Read> Members<R> {
+    /// Starts at the first header of `input`.
+    pub(crate) fn new(input: R, needs_end_mark: bool, max_file_bytes: u64) -> Self {
+        Self {
+            input,
+            position: 0,
+            global: PaxFields::default(),
+            content: Content::default(),
+            current: None,
+            needs_end_mark,
+            max_file_bytes,
+            failure: None,
+        }
+    }
+
+    /// Reads what follows the end mark; tells whether it is anything but zeros.
+    ///
+    /// Decoders check their trailers only at the end of the stream, and who writes into a pipe
+    /// wants to write everything.
+    pub(crate) fn finish(mut self) -> Result<bool, TarError> {
+        let position = self.position;
+        drain(&mut self.input).map_err(|error| TarError {
+            member: None,
+            position,
+            fault: read_fault(error),
+        })
+    }
+
+    /// Appends what is left of the current member's content.
+    pub(crate) fn append_content(&mut self, bytes: &mut Vec<u8>) -> Result<(), TarError> {
+        const PIECE: usize = 1 << 20;
+        let position = self.position;
+        while self.content.unread > 0 {
+            let start = bytes.len();
+            let left = usize::try_from(self.content.unread).unwrap_or(usize::MAX);
+            bytes.resize(start + left.min(PIECE), 0);
+            let mut filled = start;
+            while filled < bytes.len() {
+                match self.fill(&mut bytes[filled..]) {
+                    Ok(count) => filled += count,
+                    Err(fault) => return Err(self.at_current(fault, position)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Skips what is left of the current member and reads the next; `None` at the end mark.
+    pub(crate) fn next_member(&mut self) -> Result<Option<Member>, TarError> {
+        let start = self.position;
+        self.skip_content().map_err(|fault| self.at_current(fault, start))?;
+        self.current = None;
+        let position = self.position;
+        let mut extensions = Extensions::default();
+        let mut name = None;
+        self.find_member(&mut extensions, &mut name).map_err(|fault| TarError {
+            member: name,
+            position,
+            fault,
+        })
+    }
+
+    /// Reads content of the current member; 0 at its end.
+    ///
+    /// On an error [`Self::take_failure`] says what happened.
+    pub(crate) fn read_content(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.fill(buffer) {
+            Ok(count) => Ok(count),
+            Err(fault) => {
+                let position = self.position;
+                let error = self.at_current(fault, position);
+                let text = error.to_string();
+                self.failure = Some(error);
+                Err(io::Error::other(text))
+            }
+        }
+    }
+
+    /// The fault behind an error of [`Self::read_content`].
+    pub(crate) fn take_failure(&mut self) -> Option<TarError> {
+        self.failure.take()
+    }
+
+    fn at_current(&self, fault: TarFault, position: u64) -> TarError {
+        match &self.current {
+            Some((path, position)) => {
+                TarError { member: Some(path.clone()), position: *position, fault }
+            }
+            None => TarError { member: None, position, fault },
+        }
+    }
+
+    fn find_member(
+        &mut self,
+        extensions: &mut Extensions,
+        name: &mut Option<Box<[u8]>>,
+    ) -> Result<Option<Member>, TarFault> {
+        loop {
+            let described = extensions.pax.is_some()
+                || extensions.long_name.is_some()
+                || extensions.long_link.is_some();
+            let Some(header) = self.read_header()? else {
+                return if described { Err(TarFault::DanglingExtension) } else { Ok(None) };
+            };
+            let raw_size = number(&header.as_old().size, "size")?;
+            let raw_size = u64::try_from(raw_size).map_err(|_| TarFault::BadNumber("size"))?;
+            match header.as_old().linkflag[0] {
+                b'x' => {
+                    let records = self.read_extension(raw_size, extensions)?;
+                    let fields = extensions.pax.get_or_insert_with(|| self.global.clone());
+                    fields.apply(&records)?;
+                }
+                b'g' => {
+                    let records = self.read_extension(raw_size, extensions)?;
+                    self.global.apply(&records)?;
+                }
+                b'L' => extensions.long_name = Some(self.read_long(raw_size, extensions)?),
+                b'K' => extensions.long_link = Some(self.read_long(raw_size, extensions)?),
+                // A volume label is about the archive, not in it.
+                b'V' => {
+                    self.set_content(raw_size, raw_size, None);
+                    self.skip_content()?;
+                }
+                _ => return self.member(&header, raw_size, extensions, name).map(Some),
+            }
+        }
+    }
+
+    fn member(
+        &mut self,
+        header: &Header,
+        raw_size: u64,
+        extensions: &mut Extensions,
+        name: &mut Option<Box<[u8]>>,
+    ) -> Result<Member, TarFault> {
+        let pax = extensions.pax.take().unwrap_or_else(|| self.global.clone());
+        let stored = pax.size.unwrap_or(raw_size);
+        let path = match (&pax.sparse.name, &pax.path, extensions.long_name.take()) {
+            (Some(path), _, _) | (None, Some(path), _) => path.clone(),
+            (None, None, Some(path)) => path.into(),
+            (None, None, None) => header.path_bytes().as_ref().into(),
+        };
+        *name = Some(path.clone());
+        if path.is_empty() {
+            return Err(TarFault::EmptyName);
+        }
+        if path.contains(&0) {
+            return Err(TarFault::NulInName);
+        }
+        self.current = Some((path.clone(), self.position.saturating_sub(BLOCK_BYTES)));
+        let kind = self.kind(header, &path, &pax, extensions.long_link.take())?;
+        let metadata = member_metadata(header, &pax)?;
+        let xattrs = member_xattrs(&pax, &kind)?;
+        let sparse = self.find_sparse(header, &pax, stored, extensions)?;
+        let (size, content_offset) = match (&kind, &sparse) {
+            (MemberKind::Regular, None) => (stored, Some(self.position)),
+            (MemberKind::Regular, Some(map)) => (map.real_size(), None),
+            // A hard link's size is that of its target and nothing is stored, in GNU tar and Go
+            // alike; the dump of a directory ("D") lists names Mica does not need.
+            (MemberKind::HardLink(_), None) => (0, None),
+            (MemberKind::Directory, None) if header.as_old().linkflag[0] == b'D' => (0, None),
+            (_, None) if stored == 0 => (0, None),
+            (_, _) => return Err(TarFault::UnexpectedContent),
+        };
+        if size > self.max_file_bytes {
+            return Err(TarFault::FileTooLarge(size));
+        }
+        match &kind {
+            MemberKind::HardLink(_) => self.set_content(0, 0, None),
+            MemberKind::Directory => self.set_content(0, stored, None),
+            MemberKind::Regular
+            | MemberKind::Symlink(_)
+            | MemberKind::Fifo
+            | MemberKind::CharDevice(_)
+            | MemberKind::BlockDevice(_) => match sparse {
+                None => self.set_content(size, stored, None),
+                // `find_sparse` left what is stored after the map in `self.content.stored`.
+                Some(map) => self.set_content(size, self.content.stored, Some(map)),
+            },
+        }
+        Ok(Member { path, kind, metadata, xattrs, size, content_offset })
+    }
+
+    fn kind(
+        &self,
+        header: &Header,
+        path: &[u8],
+        pax: &PaxFields,
+        long_link: Option<Vec<u8>>,
+    ) -> Result<MemberKind, TarFault> {
+        let link = || -> Result<Box<[u8]>, TarFault> {
+            let target: Box<[u8]> = match (&pax.link_path, long_link) {
+                (Some(target), _) => target.clone(),
+                (None, Some(target)) => target.into(),
+                (None, None) => header.link_name_bytes().unwrap_or_default().as_ref().into(),
+            };
+            if target.is_empty() {
+                return Err(TarFault::NoLinkTarget);
+            }
+            if target.contains(&0) {
+                return Err(TarFault::NulInName);
+            }
+            Ok(target)
+        };
+        Ok(match header.as_old().linkflag[0] {
+            // In the oldest format a trailing slash is all that makes a directory.
+            0 | b'0' if path.ends_with(b"/") => MemberKind::Directory,
+            0 | b'0' | b'7' | b'S' => MemberKind::Regular,
+            b'1' => MemberKind::HardLink(link()?),
+            b'2' => {
+                let target = link()?;
+                metadata::check_symlink(&target)?;
+                MemberKind::Symlink(target)
+            }
+            b'3' => MemberKind::CharDevice(device(header)?),
+            b'4' => MemberKind::BlockDevice(device(header)?),
+            b'5' | b'D' => MemberKind::Directory,
+            b'6' => MemberKind::Fifo,
+            b'M' => return Err(TarFault::MultiVolume),
+            other => return Err(TarFault::UnknownType(other)),
+        })
+    }
+
+    /// The sparse map of a regular member; reads it where it stands before the data.
+    fn find_sparse(
+        &mut self,
+        header: &Header,
+        pax: &PaxFields,
+        stored: u64,
+        extensions: &mut Extensions,
+    ) -> Result<Option<SparseMap>, TarFault> {
+        self.set_content(stored, stored, None);
+        if header.as_old().linkflag[0] == b'S' {
+            return self.old_gnu_map(header, stored, extensions).map(Some);
+        }
+        let real_size = || pax.sparse.real_size.ok_or(TarFault::BadSparseMap("it has no size"));
+        match (pax.sparse.major, pax.sparse.minor) {
+            (Some(1), Some(0)) => {
+                let ranges = text_ranges(|| {
+                    extensions.count(BLOCK_BYTES)?;
+                    let mut block = [0; BLOCK];
+                    if self.content.stored < BLOCK_BYTES {
+                        return Err(TarFault::BadSparseMap("it is longer than the content"));
+                    }
+                    self.read_exact(&mut block)?;
+                    self.content.stored -= BLOCK_BYTES;
+                    Ok(block)
+                })?;
+                SparseMap::new(ranges, real_size()?, self.content.stored).map(Some)
+            }
+            (None, None) | (Some(0), _) => match pax_ranges(&pax.sparse)? {
+                Some(ranges) => SparseMap::new(ranges, real_size()?, stored).map(Some),
+                None => Ok(None),
+            },
+            (_, _) => Err(TarFault::BadSparseMap("its format version is unknown")),
+        }
+    }
+
+    fn old_gnu_map(
+        &mut self,
+        header: &Header,
+        stored: u64,
+        extensions: &mut Extensions,
+    ) -> Result<SparseMap, TarFault> {
+        let gnu = header.as_gnu().ok_or(TarFault::UnknownType(b'S'))?;
+        let mut ranges = Vec::new();
+        let mut add = |record: &GnuSparseHeader| -> Result<(), TarFault> {
+            if !record.is_empty() {
+                ranges.push((
+                    unsigned(&record.offset, "sparse offset")?,
+                    unsigned(&record.numbytes, "sparse length")?,
+                ));
+            }
+            Ok(())
+        };
+        gnu.sparse.iter().try_for_each(&mut add)?;
+        let mut more = gnu.is_extended();
+        while more {
+            extensions.count(BLOCK_BYTES)?;
+            let mut block = GnuExtSparseHeader::new();
+            self.read_exact(block.as_mut_bytes())?;
+            block.sparse().iter().try_for_each(&mut add)?;
+            more = block.is_extended();
+        }
+        SparseMap::new(ranges, unsigned(&gnu.realsize, "real size")?, stored)
+    }
+
+    /// The content of an extended header; it counts against the member's limit.
+    fn read_extension(
+        &mut self,
+        size: u64,
+        extensions: &mut Extensions,
+    ) -> Result<Vec<u8>, TarFault> {
+        extensions.count(size)?;
+        self.set_content(size, size, None);
+        let mut bytes = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            match self.fill(&mut buffer)? {
+                0 => break,
+                count => bytes.extend_from_slice(&buffer[..count]),
+            }
+        }
+        self.skip_content()?;
+        Ok(bytes)
+    }
+
+    /// A GNU long name, which is NUL-terminated.
+    fn read_long(&mut self, size: u64, extensions: &mut Extensions) -> Result<Vec<u8>, TarFault> {
+        let mut bytes = self.read_extension(size, extensions)?;
+        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        bytes.truncate(end);
+        Ok(bytes)
+    }
+
+    /// The next header; `None` at the end of the archive.
+    fn read_header(&mut self) -> Result<Option<Header>, TarFault> {
+        let mut header = Header::new_old();
+        match self.read_block(header.as_mut_bytes())? {
+            0 if self.needs_end_mark => return Err(TarFault::NoEndMark),
+            0 => return Ok(None),
+            BLOCK => {}
+            _ => return Err(TarFault::Truncated),
+        }
+        if header.as_bytes().iter().all(|byte| *byte == 0) {
+            let mut second = [0; BLOCK];
+            let got = self.read_block(&mut second)?;
+            return if second[..got].iter().all(|byte| *byte == 0) {
+                Ok(None)
+            } else {
+                Err(TarFault::LoneZeroBlock)
+            };
+        }
+        if is_header(header.as_bytes()) { Ok(Some(header)) } else { Err(TarFault::BadChecksum) }
+    }
+
+    fn set_content(&mut self, unread: u64, stored: u64, sparse: Option<SparseMap>) {
+        let padding = (BLOCK_BYTES - stored % BLOCK_BYTES) % BLOCK_BYTES;
+        self.content = Content { unread, offset: 0, sparse, range: 0, stored, padding };
+    }
+
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, TarFault> {
+        let content = &mut self.content;
+        if content.unread == 0 || buffer.is_empty() {
+            return Ok(0);
+        }
+        let (in_hole, run) = match &content.sparse {
+            None => (false, content.unread),
+            Some(map) => match map.range(content.range) {
+                None => (true, content.unread),
+                Some((start, _)) if content.offset < start => (true, start - content.offset),
+                Some((start, length)) => (false, start + length - content.offset),
+            },
+        };
+        let room = u64::try_from(buffer.len()).unwrap_or(u64::MAX);
+        let wanted = usize::try_from(run.min(room)).unwrap_or(buffer.len());
+        let buffer = &mut buffer[..wanted];
+        let count = if in_hole {
+            buffer.fill(0);
+            wanted
+        } else {
+            read_some(&mut self.input, buffer)?
+        };
+        if count == 0 {
+            return Err(TarFault::Truncated);
+        }
+        let bytes = u64::try_from(count).unwrap_or(u64::MAX);
+        content.unread -= bytes;
+        content.offset += bytes;
+        if !in_hole {
+            content.stored -= bytes;
+            self.position = self.position.saturating_add(bytes);
+            if bytes == run {
+                content.range += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Moves to the next header.
+    fn skip_content(&mut self) -> Result<(), TarFault> {
+        let mut left = self.content.stored.saturating_add(self.content.padding);
+        self.content = Content::default();
+        let mut buffer = [0; 16 * 1024];
+        while left > 0 {
+            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            match read_some(&mut self.input, &mut buffer[..wanted])? {
+                0 => return Err(TarFault::Truncated),
+                count => {
+                    let bytes = u64::try_from(count).unwrap_or(u64::MAX);
+                    self.position = self.position.saturating_add(bytes);
+                    left -= bytes;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills `block` as far as the stream goes.
+    fn read_block(&mut self, block: &mut [u8]) -> Result<usize, TarFault> {
+        let mut filled = 0;
+        while filled < block.len() {
+            match read_some(&mut self.input, &mut block[filled..])? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        self.position = self.position.saturating_add(u64::try_from(filled).unwrap_or(u64::MAX));
+        Ok(filled)
+    }
+
+    fn read_exact(&mut self, block: &mut [u8]) -> Result<(), TarFault> {
+        if self.read_block(block)? == block.len() { Ok(()) } else { Err(TarFault::Truncated) }
+    }
+}
+
+impl<R: Read> Read for Members<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read_content(buffer)
+    }
+}
+
+impl Extensions {
+    fn count(&mut self, bytes: u64) -> Result<(), TarFault> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > MAX_EXTENSION_BYTES { Err(TarFault::ExtensionTooLarge) } else { Ok(()) }
+    }
+}
+
+fn read_some(input: &mut impl Read, buffer: &mut [u8]) -> Result<usize, TarFault> {
+    loop {
+        match input.read(buffer) {
+            Ok(count) => return Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(read_fault(error)),
+        }
+    }
+}
+
+/// Decoders report a stream that ends too early as `UnexpectedEof`.
+fn read_fault(error: io::Error) -> TarFault {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        TarFault::Truncated
+    } else {
+        TarFault::Read(error)
+    }
+}
+
+/// Whether a block is a header: its checksum matches, summed as unsigned or (old tars) signed.
+pub(crate) fn is_header(block: &[u8; BLOCK]) -> bool {
+    let sum = |value: fn(u8) -> i64| -> i64 {
+        let outside = block[..148].iter().chain(&block[156..]);
+        outside.map(|byte| value(*byte)).sum::<i64>() + 8 * i64::from(b' ')
+    };
+    let stated = numeric(&block[148..156]);
+    let unsigned = sum(i64::from);
+    let signed = sum(|byte| i64::from(byte.cast_signed()));
+    stated == Some(i128::from(unsigned)) || stated == Some(i128::from(signed))
+}
+
+fn number(field: &[u8], name: &'static str) -> Result<i128, TarFault> {
+    numeric(field).ok_or(TarFault::BadNumber(name))
+}
+
+fn unsigned(field: &[u8], name: &'static str) -> Result<u64, TarFault> {
+    u64::try_from(number(field, name)?).map_err(|_| TarFault::BadNumber(name))
+}
+
+fn device(header: &Header) -> Result<u64, TarFault> {
+    let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
+        (Some(ustar), _) => (&ustar.dev_major, &ustar.dev_minor),
+        (None, Some(gnu)) => (&gnu.dev_major, &gnu.dev_minor),
+        (None, None) => return Err(TarFault::BadNumber("device")),
+    };
+    let major = unsigned(major, "device major")?;
+    Ok(metadata::device(major, unsigned(minor, "device minor")?)?)
+}
+
+fn member_metadata(header: &Header, pax: &PaxFields) -> Result<Metadata, TarFault> {
+    let old = header.as_old();
+    let mode = number(&old.mode, "mode")? & 0o7777;
+    let uid = match pax.uid {
+        Some(uid) => i128::from(uid),
+        None => number(&old.uid, "uid")?,
+    };
+    let gid = match pax.gid {
+        Some(gid) => i128::from(gid),
+        None => number(&old.gid, "gid")?,
+    };
+    let mtime = match pax.mtime {
+        Some(mtime) => mtime,
+        None => {
+            let secs = i64::try_from(number(&old.mtime, "mtime")?)
+                .map_err(|_| TarFault::BadNumber("mtime"))?;
+            Timestamp { secs, nanos: 0 }
+        }
+    };
+    Ok(Metadata {
+        mode: u32::try_from(mode).unwrap_or(0),
+        uid: metadata::uid(uid)?,
+        gid: metadata::gid(gid)?,
+        mtime,
+    })
+}
+
+fn member_xattrs(pax: &PaxFields, kind: &MemberKind) -> Result<Xattrs, TarFault> {
+    let mut xattrs = pax.xattrs.clone();
+    let mut add = |name: &[u8], value: Box<[u8]>| {
+        if !xattrs.iter().any(|(known, _)| known.as_ref() == name) {
+            xattrs.push((name.into(), value));
+        }
+    };
+    for (name, value) in &pax.libarchive_xattrs {
+        add(name, value.clone());
+    }
+    if let Some(text) = &pax.acl_access {
+        add(acl::ACCESS, acl::encode(text)?);
+    }
+    if let Some(text) = &pax.acl_default
+        && *kind == MemberKind::Directory
+    {
+        add(acl::DEFAULT, acl::encode(text)?);
+    }
+    if let Some(label) = &pax.selinux {
+        let mut value = label.to_vec();
+        // The kernel's value includes the NUL, the archive's does not.
+        if value.last() != Some(&0) {
+            value.push(0);
+        }
+        add(b"security.selinux", value.into());
+    }
+    metadata::check_xattrs(&xattrs)?;
+    xattrs.sort_unstable();
+    Ok(xattrs)
+}
