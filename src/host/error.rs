@@ -107,3 +107,48 @@ impl HostError {
         move |source| Self::System { what, path, source: source.into() }
     }
 }
+
+/// One sentence from an error and its causes; a cause that the text before already tells
+/// is not told twice.
+#[must_use]
+pub fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let told = error.to_string();
+        if !text.contains(&told) {
+            text.push_str(": ");
+            text.push_str(&told);
+        }
+        cause = error.source();
+    }
+    without_numbers(&text)
+}
+
+/// Takes out the "(os error 13)" that the standard library adds: the words before it say it.
+fn without_numbers(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        clean.push_str(before);
+        rest = after.split_once(')').map_or("", |(_, rest)| rest);
+    }
+    clean.push_str(rest);
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once_and_without_numbers() {
+        let source = io::Error::from_raw_os_error(libc::EACCES);
+        let error = HostError::System { what: "read", path: "/x".into(), source };
+        assert_eq!(sentence(&error), "cannot read /x: Permission denied");
+        let source = io::Error::from_raw_os_error(libc::ENOSPC);
+        let error = ObjectError::Io { action: "write", path: "/y".into(), source };
+        let error = HostError::from(error);
+        assert_eq!(sentence(&error), "cannot write /y: No space left on device");
+    }
+}

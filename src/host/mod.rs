@@ -5,6 +5,7 @@
 //! opens again as it was: every file here is written whole, and a root's record tells a
 //! dead mount from a living one by its socket, never by a pid.
 
+pub mod check;
 pub mod collect;
 pub mod destroy;
 mod error;
@@ -18,7 +19,7 @@ pub mod templates;
 #[cfg(test)]
 mod tests;
 
-pub use error::HostError;
+pub use error::{HostError, sentence};
 pub use nearest::nearest;
 pub use roots::{RootRecord, Roots};
 pub use store::{Access, Store, StoreError};

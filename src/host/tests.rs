@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use super::check::{Finding, check};
 use super::collect::{Collected, collect};
 use super::destroy::{destroy, forget};
 use super::roots::NewRoot;
@@ -227,4 +228,45 @@ fn a_misspelt_template_is_answered_with_the_nearest_name() {
     assert!(templates::find(&scratch.layers, "../../etc").is_err());
     let found = templates::find(&scratch.layers, "debian:12").expect("there");
     assert_eq!(found.name, "debian:12".parse::<TemplateName>().expect("a name"));
+}
+
+#[test]
+fn a_check_finds_missing_and_altered_objects_and_damaged_manifests() {
+    let scratch = Scratch::new();
+    let template = scratch.template("debian:12", &["text", "more"]);
+    drop(scratch.root(&template, Some(Path::new("/nowhere/web1"))));
+    let whole = check(&scratch.store, true, &|| true).expect("checked");
+    assert_eq!((whole.templates, whole.roots, whole.layers, whole.objects), (1, 1, 1, 2));
+    assert_eq!(whole.hashed_bytes, 8);
+    let kinds = |findings: &[Finding]| findings.iter().map(Finding::is_damage).collect::<Vec<_>>();
+    assert_eq!(kinds(&whole.findings), [false]);
+
+    let object = |text: &str| {
+        let hex = ObjectId::of(text.as_bytes()).to_string();
+        scratch.store.path().join("objects").join(&hex[..2]).join(&hex[2..])
+    };
+    let thaw = |path: &Path| {
+        let file = std::fs::File::open(path).expect("opens");
+        use std::os::fd::AsFd;
+        crate::sys::flags::set_immutable(file.as_fd(), false).expect("thawed");
+    };
+    thaw(&object("text"));
+    std::fs::write(object("text"), b"TEXT").expect("altered");
+    assert_eq!(kinds(&check(&scratch.store, false, &|| true).expect("checked").findings), [false]);
+    let altered = check(&scratch.store, true, &|| true).expect("checked");
+    assert!(matches!(altered.findings[0], Finding::Altered { .. }), "{altered:?}");
+    thaw(&object("more"));
+    std::fs::remove_file(object("more")).expect("removed");
+    let missing = check(&scratch.store, false, &|| true).expect("checked");
+    assert!(matches!(missing.findings[0], Finding::Missing { .. }), "{missing:?}");
+
+    let manifest = scratch.store.path().join("layers").join(template.stack.layers()[0].to_string());
+    let mut bytes = std::fs::read(&manifest).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::remove_file(&manifest).expect("removed");
+    std::fs::write(&manifest, bytes).expect("altered");
+    let damaged = check(&scratch.store, false, &|| true).expect("checked");
+    assert!(matches!(damaged.findings[0], Finding::Unusable { .. }), "{damaged:?}");
+    assert!(damaged.findings[0].to_string().contains("template debian:12"), "{damaged:?}");
 }

@@ -1,0 +1,195 @@
+//! Checking a store: does everything that is named exist, and is it what its name says.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::PathBuf;
+
+use super::error::HostError;
+use super::roots::Roots;
+use super::store::Store;
+use crate::layer::{LayerId, Layers, Stack};
+use crate::object::{ObjectId, Objects, Verdict};
+
+/// What a check looked at and found wrong.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// Templates.
+    pub templates: u64,
+    /// Registered roots.
+    pub roots: u64,
+    /// Layers of all of those.
+    pub layers: u64,
+    /// Objects of those layers.
+    pub objects: u64,
+    /// Bytes of objects that were read again and hashed.
+    pub hashed_bytes: u64,
+    /// What is wrong, worst kind first.
+    pub findings: Vec<Finding>,
+}
+
+/// Something wrong with a store.
+#[derive(Debug)]
+pub enum Finding {
+    /// A template, a layer or a tree cannot be used.
+    Unusable {
+        /// What it is, and which.
+        what: String,
+        /// Why.
+        source: HostError,
+    },
+    /// A file of a layer has no object.
+    Missing {
+        /// The object.
+        object: ObjectId,
+        /// The layer that names it.
+        layer: LayerId,
+    },
+    /// An object's content is not what its name says.
+    Altered {
+        /// The object.
+        object: ObjectId,
+        /// The layer that names it.
+        layer: LayerId,
+    },
+    /// A registered root's private directory is gone.
+    PrivateGone {
+        /// The root.
+        root: String,
+        /// Where it was.
+        private: PathBuf,
+    },
+}
+
+impl Finding {
+    /// Whether data is damaged, as opposed to something that a person may want to tidy up.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, Self::PrivateGone { .. })
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unusable { what, source } => {
+                write!(f, "{what} cannot be used: {}", super::sentence(source))
+            }
+            Self::Missing { object, layer } => write!(
+                f,
+                "object {object} of layer {layer} is missing; import the template again with \
+                 --replace to restore it"
+            ),
+            Self::Altered { object, layer } => write!(
+                f,
+                "object {object} of layer {layer} was altered; take its file under objects/ away \
+                 (chattr -i, rm) and import the template again with --replace"
+            ),
+            Self::PrivateGone { root, private } => write!(
+                f,
+                "the private directory {} of root {root} is gone; mount its disk, or let the \
+                 root go: mica store forget {root}",
+                private.display()
+            ),
+        }
+    }
+}
+
+/// Checks every template, every registered root, their layers and trees, and that each
+/// object they name is there; with `rehash` also that it has the content it should have.
+///
+/// `proceed` is asked between objects and ends the check early by saying no.
+///
+/// # Errors
+/// Only what keeps the check from being made; what it finds is in the answer.
+pub fn check(
+    store: &Store,
+    rehash: bool,
+    proceed: &dyn Fn() -> bool,
+) -> Result<Checked, HostError> {
+    let _store = store.share()?;
+    let layers = Layers::open(store.path())?;
+    let objects = Objects::open(store.path())?;
+    let mut checked = Checked::default();
+    let mut stacks: Vec<(String, Stack)> = Vec::new();
+    for listed in layers.templates().list()? {
+        checked.templates += 1;
+        match listed.template {
+            Ok(template) => stacks.push((format!("template {}", template.name), template.stack)),
+            Err(source) => checked.findings.push(Finding::Unusable {
+                what: format!("template file {}", listed.path.display()),
+                source: source.into(),
+            }),
+        }
+    }
+    for record in Roots::open(store)?.list()? {
+        checked.roots += 1;
+        if let Some(private) = record.private.filter(|private| !private.exists()) {
+            checked.findings.push(Finding::PrivateGone { root: record.name.clone(), private });
+        }
+        stacks.push((format!("root {}", record.name), record.stack));
+    }
+    let mut seen_stacks = HashSet::new();
+    let mut seen_layers = HashSet::new();
+    let mut seen_objects = HashSet::new();
+    for (owner, stack) in stacks {
+        if !seen_stacks.insert(stack.id()) {
+            continue;
+        }
+        let mut whole = true;
+        for id in stack.layers() {
+            if !seen_layers.insert(*id) {
+                continue;
+            }
+            checked.layers += 1;
+            let manifest = match layers.load_verified(id) {
+                Ok(manifest) => manifest,
+                Err(source) => {
+                    whole = false;
+                    let what = format!("layer {id} of {owner}");
+                    checked.findings.push(Finding::Unusable { what, source: source.into() });
+                    continue;
+                }
+            };
+            for object in manifest.objects() {
+                if !proceed() {
+                    return Ok(checked);
+                }
+                if seen_objects.insert(object.id) {
+                    check_object(&objects, object.id, *id, rehash, &mut checked)?;
+                }
+            }
+        }
+        // A tree is derived: a damaged one is made again by looking at it.
+        if whole && let Err(source) = layers.tree_verified(&stack) {
+            let what = format!("the tree of {owner}");
+            checked.findings.push(Finding::Unusable { what, source: source.into() });
+        }
+    }
+    checked.findings.sort_by_key(|finding| !finding.is_damage());
+    Ok(checked)
+}
+
+fn check_object(
+    objects: &Objects,
+    object: ObjectId,
+    layer: LayerId,
+    rehash: bool,
+    checked: &mut Checked,
+) -> Result<(), HostError> {
+    checked.objects += 1;
+    if !rehash {
+        if !objects.contains(&object)? {
+            checked.findings.push(Finding::Missing { object, layer });
+        }
+        return Ok(());
+    }
+    match objects.verify(&object)? {
+        Verdict::Whole { len_bytes, .. } => checked.hashed_bytes += len_bytes,
+        Verdict::Missing => checked.findings.push(Finding::Missing { object, layer }),
+        Verdict::Altered { len_bytes, .. } => {
+            checked.hashed_bytes += len_bytes;
+            checked.findings.push(Finding::Altered { object, layer });
+        }
+    }
+    Ok(())
+}
