@@ -1,5 +1,6 @@
 //! What can go wrong on a host, in sentences for a person.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
@@ -84,6 +85,105 @@ pub enum HostError {
         name: String,
         /// Its private directory.
         private: PathBuf,
+    },
+    /// Only root mounts.
+    #[error("mounting a root needs root; run it with sudo")]
+    NotRoot,
+    /// The kernel's FUSE device is not there.
+    #[error(
+        "there is no /dev/fuse; load the kernel's module (modprobe fuse), or pass the device to \
+         this container"
+    )]
+    NoFuse,
+    /// The kernel's FUSE device cannot be used.
+    #[error("cannot use /dev/fuse: {0}; allow this container the device (character device 10:229)")]
+    FuseDenied(#[source] io::Error),
+    /// A root is mounted there already.
+    #[error(
+        "a root of {template:?} is mounted at {path} already; unmount it first, or name another place"
+    )]
+    MountpointTaken {
+        /// The place.
+        path: PathBuf,
+        /// What is mounted there, as the mount table names it.
+        template: OsString,
+    },
+    /// Mounting would hide files.
+    #[error("the mountpoint {path} is not empty; name an empty or a new directory")]
+    MountpointNotEmpty {
+        /// The place.
+        path: PathBuf,
+    },
+    /// Something dead that is not Mica's is mounted there.
+    #[error("a dead {fs_type} mount lies at {path}; unmount it first (umount -l {path})")]
+    MountpointDead {
+        /// The place.
+        path: PathBuf,
+        /// Its file system type.
+        fs_type: String,
+    },
+    /// Something else was mounted over the root.
+    #[error("a {fs_type} file system is mounted over {path}; unmount that first")]
+    MountpointCovered {
+        /// The place.
+        path: PathBuf,
+        /// The type of what covers it.
+        fs_type: String,
+    },
+    /// Somebody uses the root.
+    #[error(
+        "{path} is in use{users}; end that, or pass --lazy to let it go with its last user",
+        users = if users.is_empty() { String::new() } else { format!(" by {}", users.join(", ")) }
+    )]
+    MountpointBusy {
+        /// The place.
+        path: PathBuf,
+        /// Some of who uses it.
+        users: Vec<String>,
+    },
+    /// Nothing of Mica's is mounted there.
+    #[error("{wanted:?} is not mounted")]
+    NotMounted {
+        /// What was asked for.
+        wanted: String,
+    },
+    /// The private directory would vanish under its own root.
+    #[error(
+        "the private directory {private} lies inside the mountpoint {mountpoint}; name another one"
+    )]
+    PrivateInside {
+        /// The private directory.
+        private: PathBuf,
+        /// The mountpoint.
+        mountpoint: PathBuf,
+    },
+    /// The private directory's root is mounted elsewhere.
+    #[error(
+        "the private directory {private} is in use: root {name:?} is mounted at {mountpoint}; \
+         unmount that first"
+    )]
+    PrivateInUse {
+        /// The private directory.
+        private: PathBuf,
+        /// Its root.
+        name: String,
+        /// Where that is mounted.
+        mountpoint: PathBuf,
+    },
+    /// A root stays with the template it was made from.
+    #[error(
+        "the private directory {private} belongs to root {name:?} of template {bound}; mount it \
+         with {bound}, or name a new directory for {wanted}"
+    )]
+    OtherTemplate {
+        /// The private directory.
+        private: PathBuf,
+        /// Its root.
+        name: String,
+        /// The template it was made from.
+        bound: TemplateName,
+        /// The template asked for.
+        wanted: String,
     },
     /// The system refused.
     #[error("cannot {what} {path}: {source}")]

@@ -11,6 +11,7 @@ pub mod destroy;
 mod error;
 pub mod footprint;
 pub mod mount_table;
+pub mod mountpoint;
 mod nearest;
 pub mod options;
 pub mod roots;

@@ -7,8 +7,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// How access times are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum AccessTimes {
     /// The kernel's default: updated when older than the modification, or a day.
     #[default]
@@ -20,7 +22,7 @@ pub enum AccessTimes {
 }
 
 /// What the kernel itself does for a mount, whatever its file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct GenericOptions {
     /// `ro`
     pub read_only: bool,

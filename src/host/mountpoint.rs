@@ -1,0 +1,231 @@
+//! The place a root is mounted at: making it fit, and leaving it again.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::UnmountFlags;
+
+use super::error::HostError;
+use super::mount_table::{self, MountEntry};
+
+/// More dead mounts on one place than this are no accident.
+const STACKED_LIMIT: usize = 64;
+
+/// Makes `path` a directory that can be mounted on, and returns its absolute form.
+///
+/// A missing directory is made. Dead mounts of Mica's on it are detached: their process is
+/// gone and all they answer is ENOTCONN.
+///
+/// # Errors
+/// [`HostError::MountpointTaken`], [`HostError::MountpointNotEmpty`],
+/// [`HostError::MountpointDead`] when the dead mount is not Mica's.
+pub fn prepare(path: &Path) -> Result<PathBuf, HostError> {
+    let system = HostError::system::<io::Error>;
+    match fs::create_dir_all(path) {
+        Ok(()) => {}
+        // It exists, as something that may be a dead mount.
+        Err(error) if is_dead(&error) || error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(system("make the mountpoint", path)(error)),
+    }
+    let path = mount_table::canonical(path).map_err(system("find the mountpoint", path))?;
+    for _ in 0..STACKED_LIMIT {
+        let names = match fs::read_dir(&path) {
+            Err(error) if is_dead(&error) => {
+                detach_dead(&path)?;
+                continue;
+            }
+            names => names.map_err(system("list the mountpoint", &path))?,
+        };
+        let mut names = names;
+        if names.next().is_none() {
+            return Ok(path);
+        }
+        let there = mount_table::at(&path).map_err(system("look up", &path))?;
+        return Err(match there {
+            Some(MountEntry { source, fs_type, .. }) if fs_type == mount_table::FS_TYPE => {
+                HostError::MountpointTaken { path, template: source }
+            }
+            _ => HostError::MountpointNotEmpty { path },
+        });
+    }
+    Err(HostError::MountpointDead { path, fs_type: mount_table::FS_TYPE.to_owned() })
+}
+
+/// Detaches the topmost mount at `path` if it is Mica's.
+fn detach_dead(path: &Path) -> Result<(), HostError> {
+    let there = mount_table::at(path).map_err(HostError::system("look up", path))?;
+    match there {
+        Some(entry) if entry.is_mica() => {
+            rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+                .map_err(HostError::system("detach the dead mount at", path))
+        }
+        Some(entry) => {
+            Err(HostError::MountpointDead { path: path.to_owned(), fs_type: entry.fs_type })
+        }
+        // Gone meanwhile.
+        None => Ok(()),
+    }
+}
+
+/// Whether something at `path` answers as a file system does whose server died.
+#[must_use]
+pub fn is_dead_mount(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| is_dead(&error))
+}
+
+/// Detaches every dead mount of Mica's at `path`.
+///
+/// # Errors
+/// As the system says.
+pub fn clear_dead(path: &Path) -> Result<(), HostError> {
+    for _ in 0..STACKED_LIMIT {
+        if !is_dead_mount(path) {
+            break;
+        }
+        detach_dead(path)?;
+    }
+    Ok(())
+}
+
+/// Unmounts what Mica mounted at `path`, if it is on top there.
+///
+/// `device` is that of the mount meant (`major:minor`); `None` takes any of Mica's.
+///
+/// # Errors
+/// [`HostError::MountpointBusy`] naming the processes that use it,
+/// [`HostError::MountpointCovered`], [`HostError::NotMounted`].
+pub fn unmount(path: &Path, device: Option<&str>, detach: bool) -> Result<(), HostError> {
+    let there = mount_table::at(path).map_err(HostError::system("look up", path))?;
+    match there {
+        Some(entry) if entry.is_mica() && device.is_none_or(|device| device == entry.device) => {}
+        Some(entry) => {
+            return Err(HostError::MountpointCovered {
+                path: path.to_owned(),
+                fs_type: entry.fs_type,
+            });
+        }
+        None => return Err(HostError::NotMounted { wanted: path.display().to_string() }),
+    }
+    let mut flags = UnmountFlags::NOFOLLOW;
+    if detach {
+        flags |= UnmountFlags::DETACH;
+    }
+    rustix::mount::unmount(path, flags).map_err(|errno| match errno {
+        rustix::io::Errno::BUSY => {
+            HostError::MountpointBusy { path: path.to_owned(), users: users(path) }
+        }
+        errno => HostError::system("unmount", path)(errno),
+    })
+}
+
+/// The processes, as `name (pid)`, that stand in `mountpoint` or have files of it open; at
+/// most five. What is mounted beneath counts too.
+fn users(mountpoint: &Path) -> Vec<String> {
+    const ENOUGH: usize = 5;
+    let mut users = Vec::new();
+    if let Ok(entries) = mount_table::read() {
+        let beneath = |entry: &&MountEntry| {
+            entry.mountpoint != mountpoint && entry.mountpoint.starts_with(mountpoint)
+        };
+        let mounts = entries.iter().filter(beneath);
+        users.extend(mounts.map(|entry| format!("mount at {}", entry.mountpoint.display())));
+    }
+    let Ok(processes) = fs::read_dir("/proc") else { return users };
+    for process in processes.flatten() {
+        if users.len() >= ENOUGH {
+            break;
+        }
+        let pid = process.file_name();
+        let is_process = pid.to_str().is_some_and(|pid| pid.bytes().all(|b| b.is_ascii_digit()));
+        if is_process && uses(&process.path(), mountpoint) {
+            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            users.push(format!("{} ({})", name.trim(), pid.to_string_lossy()));
+        }
+    }
+    users.truncate(ENOUGH);
+    users
+}
+
+/// Whether a process (its directory in /proc) refers to anything under `mountpoint`. Only
+/// reads links, so a hanging file system cannot hang this.
+fn uses(process: &Path, mountpoint: &Path) -> bool {
+    let refers = |link: PathBuf| fs::read_link(link).is_ok_and(|to| to.starts_with(mountpoint));
+    let fds = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    let maps = fs::read_dir(process.join("map_files")).into_iter().flatten().flatten();
+    ["cwd", "root", "exe"].iter().any(|name| refers(process.join(name)))
+        || fds.chain(maps).any(|entry| refers(entry.path()))
+}
+
+fn is_dead(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOTCONN)
+}
+
+/// The absolute form of a path whose last parts need not exist.
+///
+/// # Errors
+/// When what exists of it cannot be walked.
+pub fn future_path(path: &Path) -> Result<PathBuf, HostError> {
+    let absolute = std::path::absolute(path).map_err(HostError::system("resolve", path))?;
+    let mut missing: Vec<OsString> = Vec::new();
+    let mut at = absolute.as_path();
+    loop {
+        match mount_table::canonical(at) {
+            Ok(found) => {
+                return Ok(missing.iter().rev().fold(found, |path, part| path.join(part)));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(HostError::system("resolve", path)(error)),
+        }
+        let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else {
+            let error = io::Error::from(io::ErrorKind::NotFound);
+            return Err(HostError::system("resolve", path)(error));
+        };
+        missing.push(name.to_owned());
+        at = parent;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_mountpoint_is_made_and_a_used_one_refused() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let path = scratch.path().join("mnt/web1");
+        assert_eq!(prepare(&path).expect("made"), path.canonicalize().expect("exists"));
+        prepare(&path).expect("still empty");
+        fs::write(path.join("letter"), b"dear").expect("written");
+        assert!(matches!(prepare(&path), Err(HostError::MountpointNotEmpty { .. })));
+        assert!(matches!(prepare(&path.join("letter")), Err(HostError::System { .. })));
+        assert!(matches!(unmount(&path, None, false), Err(HostError::NotMounted { .. })));
+    }
+
+    #[test]
+    fn a_path_that_does_not_exist_yet_is_resolved_as_far_as_it_does() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let real = scratch.path().canonicalize().expect("exists");
+        std::os::unix::fs::symlink(&real, real.join("link")).expect("linked");
+        let future = future_path(&real.join("link/a/b")).expect("resolved");
+        assert_eq!(future, real.join("a/b"));
+        assert_eq!(future_path(&real).expect("resolved"), real);
+    }
+
+    #[test]
+    fn a_process_is_found_by_where_it_stands() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let real = scratch.path().canonicalize().expect("exists");
+        let mut child = std::process::Command::new("cat")
+            .current_dir(&real)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("cat runs");
+        let found = users(&real);
+        drop(child.stdin.take());
+        child.wait().expect("cat ends");
+        assert!(found.iter().any(|user| *user == format!("cat ({})", child.id())), "{found:?}");
+        assert!(users(&real).is_empty());
+    }
+}
