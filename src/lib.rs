@@ -5,8 +5,12 @@
 
 pub mod catalog;
 pub mod control;
+pub mod fs;
+pub mod fuse;
 pub mod host;
 pub mod layer;
 pub mod object;
+pub mod private;
 pub mod sys;
 pub mod telemetry;
+pub mod union;

@@ -162,6 +162,8 @@ counters! {
     passthrough_opens,
     /// Opens answered through this root's own page cache.
     cached_opens,
+    /// Passthrough opens that the kernel refused and that are served as cached ones.
+    passthrough_refused,
     /// Nodes superseded by a copy-up beside open descriptors (answered ESTALE once).
     renumbered,
     /// Backing files registered with the kernel.
@@ -170,6 +172,8 @@ counters! {
     backings_evicted,
     /// Invalidations sent to the kernel.
     notifications,
+    /// Notifications dropped because too many were waiting.
+    notices_dropped,
     /// Notifications the kernel refused, other than for nodes it no longer knows.
     notification_failures,
     /// Reads and opens that failed because an object is missing or not what its name says.

@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, fstat, openat2, statx,
+    AtFlags, CWD, Mode, OFlags, ResolveFlags, StatVfs, StatxAttributes, StatxFlags, fstat,
+    fstatvfs, openat2, statx,
 };
 use rustix::io::{Errno, retry_on_intr};
 
@@ -66,6 +67,14 @@ impl ObjectReader {
     /// Which locks beside the types are in force here.
     pub fn locks(&self) -> Locks {
         self.locks
+    }
+
+    /// Room on the file system that holds the objects.
+    ///
+    /// # Errors
+    /// [`ObjectError::Io`].
+    pub fn space(&self) -> Result<StatVfs, ObjectError> {
+        fstatvfs(&self.objects).map_err(ObjectError::sys("inspect", &self.path))
     }
 
     /// Opens an object.

@@ -1,0 +1,140 @@
+//! POSIX operations on a root, by inode number.
+//!
+//! Owns open files and the rule which of them are shared with the kernel directly
+//! (passthrough) and which are served from here (cached), set-id stripping, and errno. Must
+//! never know the kernel protocol: it runs and is tested unmounted. Nothing here survives a
+//! crash; nothing has to.
+
+mod errno;
+mod file;
+mod namespace;
+mod open;
+mod privilege;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crossbeam::channel::{Receiver, Sender, TrySendError};
+use parking_lot::Mutex;
+
+pub use errno::FsError;
+pub use file::Sought;
+pub use namespace::Renaming;
+pub use open::{Backing, BackingFile, Handle, How, OpenRequest, Opened};
+
+use crate::telemetry::{Counters, Snapshot};
+use crate::union::{Attributes, NodeId, Union};
+use open::{OpenFile, OpenInode};
+
+/// Messages to the kernel that may wait at once; beyond that they are dropped and counted.
+const NOTICES: usize = 65_536;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// User, or the unmapped one on an idmapped mount.
+    pub uid: u32,
+    /// Group, likewise.
+    pub gid: u32,
+    /// Thread, in the server's pid namespace; 0 outside of it.
+    pub pid: u32,
+    /// Permission bits to clear on creation.
+    pub umask: u32,
+}
+
+/// Something the kernel's caches must be told after the reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The attributes of this inode may change unseen from now on.
+    Attributes(NodeId),
+    /// This name may stand for another inode now.
+    Name(NodeId, Vec<u8>),
+}
+
+/// A root.
+pub struct FileSystem {
+    union: Union,
+    passthrough: AtomicBool,
+    counters: Counters,
+    inodes: Mutex<HashMap<NodeId, Arc<OpenInode>>>,
+    files: Mutex<HashMap<u64, OpenFile>>,
+    next_handle: AtomicU64,
+    notices: (Sender<Notice>, Receiver<Notice>),
+}
+
+impl FileSystem {
+    /// Serves `union`; opens are cached until [`FileSystem::allow_passthrough`].
+    pub fn new(union: Union) -> Arc<Self> {
+        Arc::new(Self {
+            union,
+            passthrough: AtomicBool::new(false),
+            counters: Counters::default(),
+            inodes: Mutex::default(),
+            files: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+            notices: crossbeam::channel::bounded(NOTICES),
+        })
+    }
+
+    /// Lets opens be answered with passthrough, once the kernel agreed to it.
+    pub fn allow_passthrough(&self) {
+        self.passthrough.store(true, Ordering::Release);
+    }
+
+    /// Whether opens may be answered with passthrough.
+    pub fn passes_through(&self) -> bool {
+        self.passthrough.load(Ordering::Acquire)
+    }
+
+    /// What was counted so far.
+    pub fn statistics(&self) -> Snapshot {
+        self.counters.snapshot()
+    }
+
+    /// Where the adapter counts what only it sees.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The merged view.
+    pub fn union(&self) -> &Union {
+        &self.union
+    }
+
+    /// What the kernel must be told; for the one thread that tells it.
+    pub fn notices(&self) -> Receiver<Notice> {
+        self.notices.1.clone()
+    }
+
+    /// Queues a message to the kernel; called after the reply it belongs to.
+    pub fn notify(&self, notice: Notice) {
+        match self.notices.0.try_send(notice) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            Err(TrySendError::Full(_)) => self.counters.notices_dropped.hit(),
+        }
+    }
+
+    /// The attributes of `id`.
+    ///
+    /// # Errors
+    /// `ESTALE` for an unknown number.
+    pub fn attributes(&self, id: NodeId) -> Result<Attributes, FsError> {
+        let attributes = self.union.attributes(id)?;
+        if !attributes.volatile {
+            return Ok(attributes);
+        }
+        // A mapping may have changed the file unseen. Once nobody can write it any more its
+        // attributes are read again and hold until it is opened for writing.
+        let Some(node) = self.union.node(id) else { return Ok(attributes) };
+        let writable = || self.inode_if_open(id).is_some_and(|inode| inode.has_writer());
+        if writable() || !self.union.prove_unwritten(&node) {
+            return Ok(attributes);
+        }
+        if writable() {
+            // Opened for writing between the proof and here; the opener set the mark first.
+            node.set_maybe_written();
+        }
+        Ok(self.union.attributes(id)?)
+    }
+}

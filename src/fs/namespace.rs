@@ -1,0 +1,189 @@
+//! Names and metadata: thin, since the union does the work.
+
+use rustix::fs::{RenameFlags, XattrFlags};
+
+use super::{Caller, FileSystem, FsError};
+use crate::union::{
+    Attributes, Birth, Change, Listed, NewEntry, NodeId, Removed, Space, UnionError,
+};
+
+/// One side of a rename: directory and name.
+pub type Renaming<'a> = (NodeId, &'a [u8]);
+
+impl FileSystem {
+    /// Finds a name; `None` if there is none. Counts one reference.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, `ESTALE`.
+    pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Option<Attributes>, FsError> {
+        match self.union.lookup(parent, name) {
+            Ok(attributes) => Ok(Some(attributes)),
+            Err(UnionError::NoEntry) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Counts one reference of the kernel's.
+    pub fn remember(&self, id: NodeId) {
+        self.union.remember(id);
+    }
+
+    /// Takes back references of the kernel's.
+    pub fn forget(&self, id: NodeId, count: u64) {
+        self.union.forget(id, count);
+    }
+
+    /// Changes metadata.
+    ///
+    /// # Errors
+    /// The host's errno.
+    pub fn change(&self, id: NodeId, change: &Change) -> Result<(), FsError> {
+        Ok(self.union.change(id, change)?)
+    }
+
+    /// Makes an entry. Counts one reference.
+    ///
+    /// # Errors
+    /// `EEXIST`, `ENOSPC`.
+    pub fn create(
+        &self,
+        parent: NodeId,
+        name: &[u8],
+        entry: NewEntry<'_>,
+        mode: u32,
+        caller: Caller,
+    ) -> Result<Attributes, FsError> {
+        let birth = Birth { mode, umask: caller.umask, uid: caller.uid, gid: caller.gid };
+        Ok(self.union.create(parent, name, entry, birth)?)
+    }
+
+    /// Gives an inode one more name. Counts one reference.
+    ///
+    /// # Errors
+    /// `EEXIST`, `EMLINK`.
+    pub fn link(&self, id: NodeId, parent: NodeId, name: &[u8]) -> Result<Attributes, FsError> {
+        Ok(self.union.link(id, parent, name)?)
+    }
+
+    /// Removes the name of something that is no directory.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EISDIR`.
+    pub fn unlink(&self, parent: NodeId, name: &[u8]) -> Result<(), FsError> {
+        let removed = self.union.unlink(parent, name)?;
+        self.after_removal(Some(removed));
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, `ENOTEMPTY`.
+    pub fn rmdir(&self, parent: NodeId, name: &[u8]) -> Result<(), FsError> {
+        self.union.rmdir(parent, name)?;
+        Ok(())
+    }
+
+    /// Moves a name.
+    ///
+    /// # Errors
+    /// Those of renameat2(2).
+    pub fn rename(
+        &self,
+        from: Renaming<'_>,
+        to: Renaming<'_>,
+        flags: RenameFlags,
+    ) -> Result<(), FsError> {
+        let removed = self.union.rename(from, to, flags)?;
+        self.after_removal(removed);
+        Ok(())
+    }
+
+    /// Lets go of a removed inode that nobody has open.
+    fn after_removal(&self, removed: Option<Removed>) {
+        if let Some(removed) = removed
+            && removed.last
+            && !self.is_open(removed.id)
+        {
+            self.union.closed(removed.id);
+        }
+    }
+
+    /// Lists a directory.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, `ESTALE`.
+    pub fn list(
+        &self,
+        dir: NodeId,
+        offset: u64,
+        emit: &mut dyn FnMut(Listed<'_>) -> bool,
+    ) -> Result<(), FsError> {
+        Ok(self.union.list(dir, offset, emit)?)
+    }
+
+    /// The target of a symlink.
+    ///
+    /// # Errors
+    /// `EINVAL` for anything else.
+    pub fn symlink_target(&self, id: NodeId) -> Result<Vec<u8>, FsError> {
+        Ok(self.union.symlink_target(id)?)
+    }
+
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    /// `ENODATA`.
+    pub fn xattr(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        Ok(self.union.xattr(id, name)?)
+    }
+
+    /// The names of all extended attributes that the caller may see, each ended by a NUL.
+    ///
+    /// # Errors
+    /// `ESTALE`.
+    pub fn xattr_list(&self, id: NodeId, caller: Caller) -> Result<Vec<u8>, FsError> {
+        let mut list = Vec::new();
+        for name in self.union.xattr_names(id)? {
+            // xattr(7): trusted attributes are invisible without CAP_SYS_ADMIN.
+            if caller.uid != 0 && name.starts_with(b"trusted.") {
+                continue;
+            }
+            list.extend_from_slice(&name);
+            list.push(0);
+        }
+        Ok(list)
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// `EEXIST`, `ENODATA`, `ENOSPC`.
+    pub fn set_xattr(
+        &self,
+        id: NodeId,
+        name: &[u8],
+        value: &[u8],
+        flags: XattrFlags,
+        caller: Caller,
+    ) -> Result<(), FsError> {
+        self.union.set_xattr(id, name, value, flags)?;
+        self.strip_after_acl(id, name, caller)
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// `ENODATA`.
+    pub fn remove_xattr(&self, id: NodeId, name: &[u8]) -> Result<(), FsError> {
+        Ok(self.union.remove_xattr(id, name)?)
+    }
+
+    /// Room left.
+    ///
+    /// # Errors
+    /// The host's errno.
+    pub fn space(&self) -> Result<Space, FsError> {
+        Ok(self.union.space()?)
+    }
+}

@@ -1,0 +1,446 @@
+//! Open files: shared or coherent, and the step from one content to the next.
+//!
+//! The kernel allows one way of opening per inode at a time. `OpenInode` holds which one;
+//! its lock is the only lock held while content is copied up.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+
+use super::{Caller, FileSystem, FsError, Notice};
+use crate::object::{ObjectFile, ObjectId};
+use crate::union::{Bytes, Node, NodeId, ObjectContent};
+
+/// An open file, as the kernel is told to call it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handle(pub u64);
+
+/// How a file is to be opened.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenRequest {
+    /// Bytes may be written.
+    pub write: bool,
+    /// Content is dropped.
+    pub truncate: bool,
+}
+
+/// How reads and writes of an open file reach their bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// In the kernel, straight to the file that [`FileSystem::open_backing`] opens.
+    Passthrough(Backing),
+    /// By requests, through the mount's own page cache.
+    Cached {
+        /// Pages the kernel has of the inode are still good.
+        keep_cache: bool,
+    },
+}
+
+/// The file behind a passthrough open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// A shared object: answers read-only opens alone.
+    Object(ObjectContent),
+    /// The private file of an inode.
+    Private(NodeId),
+}
+
+/// An open backing file, read-only or `O_PATH`.
+pub enum BackingFile {
+    /// A shared object.
+    Object(ObjectFile),
+    /// A private file, `O_PATH`.
+    Private(Arc<OwnedFd>),
+}
+
+impl AsFd for BackingFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Object(file) => file.as_fd(),
+            Self::Private(fd) => fd.as_fd(),
+        }
+    }
+}
+
+/// An answer to open(2).
+pub struct Opened {
+    /// The open file.
+    pub handle: Handle,
+    /// Its way to its bytes.
+    pub how: How,
+    /// For [`FileSystem::notify`], once the kernel has the answer.
+    pub after: Option<Notice>,
+}
+
+/// How a write reaches its bytes. It cannot reach an object: there is no such variant.
+enum WriteHow {
+    Private,
+    Cached,
+}
+
+pub(super) struct OpenFile {
+    pub(super) id: NodeId,
+    pub(super) passthrough: bool,
+    write: bool,
+}
+
+/// An inode with open files.
+pub(super) struct OpenInode {
+    state: Mutex<State>,
+    served: Mutex<Served>,
+}
+
+#[derive(Default)]
+struct State {
+    passthrough: u32,
+    cached: u32,
+    passthrough_writers: u32,
+    /// What the passthrough opens are backed by.
+    backing: Option<Backing>,
+}
+
+/// Files that requests are served from, opened on first use.
+#[derive(Default)]
+pub(super) struct Served {
+    object: Option<(ObjectId, Arc<ObjectFile>)>,
+    read: Option<Arc<OwnedFd>>,
+    write: Option<Arc<OwnedFd>>,
+}
+
+impl OpenInode {
+    pub(super) fn has_writer(&self) -> bool {
+        // Locked by an open in progress: it may be about to become a writer.
+        self.state.try_lock().is_none_or(|state| state.passthrough_writers > 0)
+    }
+}
+
+/// A file that a read is served from.
+pub(super) enum Source {
+    Object(Arc<ObjectFile>),
+    Private(Arc<OwnedFd>),
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Object(file) => file.as_fd(),
+            Self::Private(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl FileSystem {
+    /// Opens regular file `id`.
+    ///
+    /// # Errors
+    /// [`FsError::Renumbered`] (`ESTALE`): the kernel looks the name up again and asks anew.
+    pub fn open(
+        &self,
+        id: NodeId,
+        request: OpenRequest,
+        caller: Caller,
+    ) -> Result<Opened, FsError> {
+        let inode = self.inode(id);
+        let opened = self.open_inode(&inode, id, request, caller);
+        if opened.is_err() {
+            self.let_go(id, &inode);
+        }
+        opened
+    }
+
+    fn open_inode(
+        &self,
+        inode: &Arc<OpenInode>,
+        id: NodeId,
+        request: OpenRequest,
+        caller: Caller,
+    ) -> Result<Opened, FsError> {
+        let mut state = inode.state.lock();
+        if self.union.is_superseded(id) {
+            return Err(FsError::Renumbered);
+        }
+        let (how, node) = if request.write || request.truncate {
+            let keep = if request.truncate { 0 } else { u64::MAX };
+            let node = self.private_content(&mut state, id, keep)?;
+            if request.truncate {
+                self.truncate_private(&node, 0, caller)?;
+            }
+            let how = match self.write_how(&state) {
+                WriteHow::Private => How::Passthrough(Backing::Private(id)),
+                WriteHow::Cached => How::Cached { keep_cache: !node.take_cache_stale() },
+            };
+            (how, Some(node))
+        } else {
+            (self.read_how(&state, id)?, self.union.node(id))
+        };
+        let mut after = None;
+        let passthrough = match how {
+            How::Passthrough(backing) => {
+                state.backing = Some(backing);
+                state.passthrough += 1;
+                self.counters.passthrough_opens.hit();
+                true
+            }
+            How::Cached { .. } => {
+                state.cached += 1;
+                self.counters.cached_opens.hit();
+                false
+            }
+        };
+        if passthrough && request.write {
+            state.passthrough_writers += 1;
+            if let Some(node) = &node {
+                node.set_maybe_written();
+            }
+            after = Some(Notice::Attributes(id));
+        }
+        let handle = Handle(self.next_handle.fetch_add(1, Ordering::Relaxed));
+        let file = OpenFile { id, passthrough, write: request.write };
+        self.files.lock().insert(handle.0, file);
+        Ok(Opened { handle, how, after })
+    }
+
+    /// Chooses passthrough or not: never two ways of opening on one inode at a time.
+    fn read_how(&self, state: &State, id: NodeId) -> Result<How, FsError> {
+        let bytes = self.union.bytes(id)?;
+        let cached = |node: Option<&Node>| How::Cached {
+            keep_cache: !node.is_some_and(Node::take_cache_stale),
+        };
+        let how = match (bytes, state.backing) {
+            (Bytes::Object(_), _) if state.cached > 0 => cached(None),
+            (Bytes::Private(node), _) if state.cached > 0 => cached(Some(&node)),
+            (_, Some(backing)) => How::Passthrough(backing),
+            (Bytes::Object(object), None) => {
+                if self.passes_through() && self.union.is_shared(id)? {
+                    How::Passthrough(Backing::Object(object))
+                } else {
+                    cached(None)
+                }
+            }
+            (Bytes::Private(_), None) if self.passes_through() => {
+                How::Passthrough(Backing::Private(id))
+            }
+            (Bytes::Private(node), None) => cached(Some(&node)),
+        };
+        Ok(how)
+    }
+
+    fn write_how(&self, state: &State) -> WriteHow {
+        if state.cached > 0 || !self.passes_through() {
+            WriteHow::Cached
+        } else {
+            WriteHow::Private
+        }
+    }
+
+    /// Opens the file behind a passthrough open, for registering it with the kernel.
+    ///
+    /// # Errors
+    /// `EIO` when an object is missing or damaged.
+    pub fn open_backing(&self, backing: Backing) -> Result<BackingFile, FsError> {
+        match backing {
+            Backing::Object(object) => Ok(BackingFile::Object(self.union.open_object(&object)?)),
+            Backing::Private(id) => match self.union.bytes(id)? {
+                Bytes::Private(node) => Ok(BackingFile::Private(self.union.private_path(&node)?)),
+                // Only a superseded number has an object again; it is opened by nobody.
+                Bytes::Object(_) => Err(FsError::Renumbered),
+            },
+        }
+    }
+
+    /// Makes the content of `id` private before the first write, keeping `keep` bytes.
+    ///
+    /// Descriptors that read the object in the kernel go on reading it: then the inode goes
+    /// on under a new number and the writer is sent there.
+    fn private_content(
+        &self,
+        state: &mut State,
+        id: NodeId,
+        keep: u64,
+    ) -> Result<Arc<Node>, FsError> {
+        let object = match (self.union.bytes(id)?, state.backing) {
+            // Descriptors here still read an object: nobody may write beside them.
+            (Bytes::Private(_), Some(Backing::Object(object))) => object,
+            (Bytes::Private(node), _) => return Ok(node),
+            (Bytes::Object(object), _) => object,
+        };
+        let mtime = self.union.attributes(id)?.mtime;
+        let node = self.union.own_content(id, keep)?;
+        self.counters.copy_ups.hit();
+        if state.passthrough > 0 {
+            self.supersede(id, object, mtime);
+            return Err(FsError::Renumbered);
+        }
+        Ok(node)
+    }
+
+    fn supersede(&self, id: NodeId, object: ObjectContent, mtime: (i64, u32)) {
+        self.union.renumber(id, object, mtime);
+        self.counters.renumbered.hit();
+        let Some(ino) = id.as_tree() else { return };
+        // Its other names must find the new number too.
+        let Ok(links) = self.union.tree().links(ino) else { return };
+        for (dir, name) in links {
+            self.notify(Notice::Name(NodeId::tree(dir), name.to_vec()));
+        }
+    }
+
+    /// Sets the size of `id`.
+    ///
+    /// # Errors
+    /// [`FsError::Renumbered`] as for [`FileSystem::open`].
+    pub fn set_size(&self, id: NodeId, size: u64, caller: Caller) -> Result<(), FsError> {
+        let inode = self.inode(id);
+        let done = {
+            let mut state = inode.state.lock();
+            if self.union.is_superseded(id) {
+                Err(FsError::Renumbered)
+            } else {
+                self.private_content(&mut state, id, size)
+                    .and_then(|node| self.truncate_private(&node, size, caller))
+            }
+        };
+        self.let_go(id, &inode);
+        done
+    }
+
+    /// The kernel could not register the backing file: serves the open file from here.
+    ///
+    /// # Errors
+    /// [`FsError::Host`] (`EIO`) if other files of the inode are open in passthrough.
+    pub fn demote(&self, handle: Handle) -> Result<(), FsError> {
+        let id = {
+            let mut files = self.files.lock();
+            let file = files.get_mut(&handle.0).ok_or(FsError::BadHandle)?;
+            file.passthrough = false;
+            file.id
+        };
+        let inode = self.inode(id);
+        let mut state = inode.state.lock();
+        state.passthrough = state.passthrough.saturating_sub(1);
+        state.cached += 1;
+        if state.passthrough > 0 {
+            return Err(FsError::Host(rustix::io::Errno::IO));
+        }
+        state.backing = None;
+        state.passthrough_writers = 0;
+        self.counters.passthrough_refused.hit();
+        Ok(())
+    }
+
+    /// Closes an open file.
+    ///
+    /// # Errors
+    /// [`FsError::BadHandle`].
+    pub fn close(&self, handle: Handle) -> Result<(), FsError> {
+        let file = self.files.lock().remove(&handle.0).ok_or(FsError::BadHandle)?;
+        let inode = self.inode(file.id);
+        let last = {
+            let mut state = inode.state.lock();
+            if file.passthrough {
+                state.passthrough = state.passthrough.saturating_sub(1);
+                if file.write {
+                    state.passthrough_writers = state.passthrough_writers.saturating_sub(1);
+                }
+                if state.passthrough == 0 {
+                    state.backing = None;
+                }
+            } else {
+                state.cached = state.cached.saturating_sub(1);
+            }
+            state.passthrough == 0 && state.cached == 0
+        };
+        self.let_go(file.id, &inode);
+        if last {
+            self.union.closed(file.id);
+        }
+        Ok(())
+    }
+
+    /// True if `id` has open files.
+    pub(super) fn is_open(&self, id: NodeId) -> bool {
+        self.inode_if_open(id).is_some_and(|inode| {
+            inode.state.try_lock().is_none_or(|state| state.passthrough > 0 || state.cached > 0)
+        })
+    }
+
+    fn inode(&self, id: NodeId) -> Arc<OpenInode> {
+        let mut inodes = self.inodes.lock();
+        let fresh = || Arc::new(OpenInode { state: Mutex::default(), served: Mutex::default() });
+        Arc::clone(inodes.entry(id).or_insert_with(fresh))
+    }
+
+    pub(super) fn inode_if_open(&self, id: NodeId) -> Option<Arc<OpenInode>> {
+        self.inodes.lock().get(&id).cloned()
+    }
+
+    /// Forgets an inode without open files that nobody else is looking at.
+    fn let_go(&self, id: NodeId, inode: &Arc<OpenInode>) {
+        let mut inodes = self.inodes.lock();
+        let idle = {
+            let state = inode.state.try_lock();
+            state.is_some_and(|state| state.passthrough == 0 && state.cached == 0)
+        };
+        // The table's reference and the caller's.
+        if idle && Arc::strong_count(inode) <= 2 {
+            inodes.remove(&id);
+        }
+    }
+
+    /// The file that bytes of `id` are read from now, whatever the handle was opened on.
+    pub(super) fn source(&self, id: NodeId) -> Result<Source, FsError> {
+        let open = self.inode_if_open(id);
+        let mut served = open.as_ref().map(|inode| inode.served.lock());
+        match self.union.bytes(id)? {
+            Bytes::Object(object) => {
+                if let Some(Some((known, file))) = served.as_ref().map(|s| s.object.as_ref())
+                    && *known == object.id
+                {
+                    return Ok(Source::Object(Arc::clone(file)));
+                }
+                let file = Arc::new(self.union.open_object(&object)?);
+                if let Some(served) = &mut served {
+                    served.object = Some((object.id, Arc::clone(&file)));
+                }
+                Ok(Source::Object(file))
+            }
+            Bytes::Private(node) => {
+                if let Some(Some(fd)) = served.as_ref().map(|s| s.read.as_ref()) {
+                    return Ok(Source::Private(Arc::clone(fd)));
+                }
+                let flags = OFlags::RDONLY | OFlags::NOATIME;
+                let fd = Arc::new(self.union.open_private(&node, flags)?);
+                if let Some(served) = &mut served {
+                    served.object = None;
+                    served.read = Some(Arc::clone(&fd));
+                }
+                Ok(Source::Private(fd))
+            }
+        }
+    }
+
+    /// The private file that bytes of `id` are written to.
+    ///
+    /// # Errors
+    /// [`FsError::BadHandle`] while the content is an object: no write-open was answered.
+    pub(super) fn sink(&self, id: NodeId) -> Result<Arc<OwnedFd>, FsError> {
+        let open = self.inode_if_open(id);
+        let mut served = open.as_ref().map(|inode| inode.served.lock());
+        let Bytes::Private(node) = self.union.bytes(id)? else { return Err(FsError::BadHandle) };
+        if let Some(Some(fd)) = served.as_ref().map(|s| s.write.as_ref()) {
+            return Ok(Arc::clone(fd));
+        }
+        let fd = Arc::new(self.union.open_private(&node, OFlags::RDWR)?);
+        // Kept only while no read lease may be wanted: passthrough opens are proved by one.
+        let cached = open
+            .as_ref()
+            .is_some_and(|inode| inode.state.try_lock().is_some_and(|state| state.cached > 0));
+        if let Some(served) = served.as_mut().filter(|_| cached) {
+            served.write = Some(Arc::clone(&fd));
+        }
+        Ok(fd)
+    }
+}

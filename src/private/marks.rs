@@ -1,0 +1,197 @@
+//! The extended attributes that carry meaning in a private layer.
+//!
+//! `trusted.overlay.*` is the kernel overlayfs format; `trusted.mica.*` is Mica's own,
+//! beside it. A container's attributes of either name are stored one level deeper, so
+//! nothing it sets can be taken for a mark. docs/FORMAT.md, "Private layer".
+
+use std::os::fd::AsFd;
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+use crate::layer::TreeIno;
+use crate::object::{Digest, ObjectId};
+use crate::sys::inode;
+
+/// A directory that hides what the tree has at its place: value `y`.
+pub const OPAQUE: &[u8] = b"trusted.overlay.opaque";
+/// Where the tree has the inode that a moved entry came from: an absolute path.
+pub const REDIRECT: &[u8] = b"trusted.overlay.redirect";
+/// A regular file whose data still lies in the tree.
+pub const METACOPY: &[u8] = b"trusted.overlay.metacopy";
+/// The tree inode an entry was copied up from.
+pub const ORIGIN: &[u8] = b"trusted.mica.origin";
+/// The object that holds the data of an entry.
+pub const OBJECT: &[u8] = b"trusted.mica.object";
+/// The inode number an entry reports, if not its own.
+pub const INO: &[u8] = b"trusted.mica.ino";
+/// An empty file that stands for the character device 0:0.
+pub const RDEV: &[u8] = b"trusted.mica.rdev";
+/// An index entry all of whose tree names are in the upper directory.
+pub const NAMES_COMPLETE: &[u8] = b"trusted.mica.names";
+
+const ORIGIN_VERSION: u8 = 1;
+const ORIGIN_LEN: usize = 1 + 32 + 4 + 4;
+
+/// Namespaces whose attributes of a container are stored one level deeper.
+const GUARDED: [&[u8]; 2] = [b"trusted.overlay.", b"trusted.mica."];
+
+/// The value of [`ORIGIN`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The layer that the inode record came from.
+    pub layer: Digest,
+    /// The record's number in that layer.
+    pub index: u32,
+    /// The record's permanent number in the tree.
+    pub tree: TreeIno,
+}
+
+impl Origin {
+    /// The mark's bytes: version, layer digest, index and tree number (little-endian).
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(ORIGIN_LEN);
+        bytes.push(ORIGIN_VERSION);
+        bytes.extend_from_slice(self.layer.as_bytes());
+        bytes.extend_from_slice(&self.index.to_le_bytes());
+        bytes.extend_from_slice(&self.tree.get().to_le_bytes());
+        bytes
+    }
+
+    /// Reads the mark's bytes; `None` if they are not a mark of this version.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; ORIGIN_LEN] = bytes.try_into().ok()?;
+        let (version, rest) = bytes.split_first()?;
+        let (layer, rest) = rest.split_first_chunk::<32>()?;
+        let (index, rest) = rest.split_first_chunk::<4>()?;
+        let tree = u32::from_le_bytes(rest.try_into().ok()?);
+        if *version != ORIGIN_VERSION {
+            return None;
+        }
+        Some(Self {
+            layer: Digest::from_bytes(*layer),
+            index: u32::from_le_bytes(*index),
+            tree: TreeIno::new(tree)?,
+        })
+    }
+}
+
+/// The host name under which a container's attribute `name` is stored.
+///
+/// `trusted.overlay.X` becomes `trusted.overlay.overlay.X`, as the kernel's overlayfs
+/// escapes its own (overlayfs.rst, "Nesting overlayfs mounts").
+pub fn escape(name: &[u8]) -> Vec<u8> {
+    for prefix in GUARDED {
+        if name.starts_with(prefix) {
+            let word = prefix.strip_prefix(b"trusted.".as_slice()).unwrap_or_default();
+            return [prefix, word, &name[prefix.len()..]].concat();
+        }
+    }
+    name.to_vec()
+}
+
+/// The name a container sees for host attribute `name`; `None` for a mark.
+pub fn unescape(name: &[u8]) -> Option<Vec<u8>> {
+    for prefix in GUARDED {
+        if let Some(rest) = name.strip_prefix(prefix) {
+            let word = prefix.strip_prefix(b"trusted.".as_slice()).unwrap_or_default();
+            return rest.strip_prefix(word).map(|rest| [prefix, rest].concat());
+        }
+    }
+    Some(name.to_vec())
+}
+
+/// All marks of one upper inode, read once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// See [`ORIGIN`].
+    pub origin: Option<Origin>,
+    /// See [`OBJECT`].
+    pub object: Option<ObjectId>,
+    /// See [`INO`].
+    pub ino: Option<u64>,
+    /// See [`OPAQUE`].
+    pub opaque: bool,
+    /// See [`REDIRECT`].
+    pub redirect: Option<Vec<u8>>,
+    /// See [`METACOPY`].
+    pub metacopy: bool,
+    /// See [`RDEV`].
+    pub rdev: bool,
+}
+
+impl Marks {
+    /// Reads the marks of the inode `fd` names. One system call when there are none.
+    ///
+    /// # Errors
+    /// `EUCLEAN` for a mark that Mica wrote and cannot read: a damaged private layer.
+    pub fn read(fd: impl AsFd) -> Result<Self, Errno> {
+        let mut marks = Self::default();
+        for name in inode::xattr_names(&fd)? {
+            if !GUARDED.iter().any(|prefix| name.starts_with(prefix)) {
+                continue;
+            }
+            let value = || Ok::<_, Errno>(inode::xattr(&fd, &name)?.unwrap_or_default());
+            match name.as_slice() {
+                ORIGIN => marks.origin = Some(Origin::decode(&value()?).ok_or(Errno::UCLEAN)?),
+                OBJECT => marks.object = Some(decode_object(&value()?).ok_or(Errno::UCLEAN)?),
+                INO => marks.ino = Some(decode_ino(&value()?).ok_or(Errno::UCLEAN)?),
+                OPAQUE => marks.opaque = value()? == b"y",
+                REDIRECT => marks.redirect = Some(value()?),
+                METACOPY => marks.metacopy = true,
+                RDEV => marks.rdev = true,
+                _ => {}
+            }
+        }
+        Ok(marks)
+    }
+}
+
+fn decode_object(bytes: &[u8]) -> Option<ObjectId> {
+    Some(ObjectId::new(Digest::from_bytes(bytes.try_into().ok()?)))
+}
+
+fn decode_ino(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}
+
+/// Sets one mark.
+pub fn set(fd: impl AsFd, name: &[u8], value: &[u8]) -> Result<(), Errno> {
+    inode::set_xattr(fd, name, value, XattrFlags::empty())
+}
+
+/// Removes one mark; it is no error if the inode has none.
+pub fn clear(fd: impl AsFd, name: &[u8]) -> Result<(), Errno> {
+    match inode::remove_xattr(fd, name) {
+        Ok(()) | Err(Errno::NODATA) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_cannot_forge_a_mark() {
+        for mark in [OPAQUE, REDIRECT, METACOPY, ORIGIN, OBJECT, INO, RDEV, NAMES_COMPLETE] {
+            let stored = escape(mark);
+            assert_ne!(stored, mark);
+            assert_eq!(unescape(&stored).as_deref(), Some(mark));
+            assert_eq!(unescape(mark), None);
+            let twice = escape(&stored);
+            assert_eq!(unescape(&twice).as_deref(), Some(stored.as_slice()));
+        }
+        assert_eq!(escape(b"trusted.overlay.opaque"), b"trusted.overlay.overlay.opaque");
+        assert_eq!(escape(b"user.x"), b"user.x");
+    }
+
+    #[test]
+    fn origin_survives_its_encoding_and_refuses_other_bytes() {
+        let origin =
+            Origin { layer: Digest::of(b"layer"), index: 7, tree: TreeIno::new(9).unwrap() };
+        assert_eq!(Origin::decode(&origin.encode()), Some(origin));
+        assert_eq!(Origin::decode(b""), None);
+        assert_eq!(Origin::decode(&[0; ORIGIN_LEN]), None);
+    }
+}

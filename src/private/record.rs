@@ -1,0 +1,87 @@
+//! `DIR/mica.json`: the stack a private layer's changes lie on.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::PrivateError;
+use crate::layer::Stack;
+
+const NAME: &str = "mica.json";
+/// The record while it is being written.
+pub(super) const TEMPORARY: &str = "mica.json.new";
+const FORMAT: u32 = 1;
+
+/// What a private directory says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrivateRecord {
+    /// Format of the directory.
+    pub format: u32,
+    /// Layers below, lowest first.
+    pub stack: Stack,
+}
+
+impl PrivateRecord {
+    /// Reads the record of `dir`; `None` if there is none.
+    pub(super) fn read(dir: impl AsFd, path: &Path) -> Result<Option<Self>, PrivateError> {
+        let damaged = |reason: String| PrivateError::Record { path: path.join(NAME), reason };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(dir, NAME, flags, Mode::empty()) {
+            Ok(file) => std::fs::File::from(file),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(damaged(errno.to_string())),
+        };
+        let text = std::io::read_to_string(file).map_err(|e| damaged(e.to_string()))?;
+        let record: Self = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
+        if record.format != FORMAT {
+            return Err(damaged(format!(
+                "format {} is not known to this version of Mica (it knows {FORMAT})",
+                record.format
+            )));
+        }
+        Ok(Some(record))
+    }
+
+    /// Checks that the record's stack is `stack` or one that it extends; then it becomes `stack`.
+    pub(super) fn on(
+        self,
+        stack: &Stack,
+        dir: impl AsFd,
+        path: &Path,
+    ) -> Result<Self, PrivateError> {
+        if self.stack == *stack {
+            return Ok(self);
+        }
+        if !stack.is_extension_of(&self.stack) {
+            return Err(PrivateError::OtherStack(path.to_owned()));
+        }
+        Self::create(stack, dir, path)
+    }
+
+    /// Writes the record durably: the file, its name, the directory.
+    pub(super) fn create(stack: &Stack, dir: impl AsFd, path: &Path) -> Result<Self, PrivateError> {
+        let record = Self { format: FORMAT, stack: stack.clone() };
+        let text = serde_json::to_vec_pretty(&record).expect("a stack is plain data");
+        let write = || -> Result<(), Errno> {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&dir, TEMPORARY, flags, Mode::RUSR | Mode::WUSR)?;
+            let mut rest = text.as_slice();
+            while !rest.is_empty() {
+                let written = rustix::io::write(&file, rest)?;
+                rest = rest.get(written..).unwrap_or_default();
+            }
+            rustix::fs::fsync(&file)?;
+            rustix::fs::renameat(&dir, TEMPORARY, &dir, NAME)?;
+            rustix::fs::fsync(&dir)
+        };
+        write().map_err(|errno| PrivateError::Host {
+            dir: path.to_owned(),
+            what: "write its record",
+            errno,
+        })?;
+        Ok(record)
+    }
+}

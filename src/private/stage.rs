@@ -1,0 +1,159 @@
+//! Making an inode whole in `work/` before it gets its name.
+//!
+//! Everything that appears in `upper/` was finished here first and moved by one rename.
+//! After a crash a staged inode is a leftover that the next mount removes.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags};
+use rustix::io::Errno;
+
+use super::{PrivateLayer, marks};
+use crate::layer::FileKind;
+use crate::sys::inode;
+
+/// An inode to make.
+pub struct NewInode<'a> {
+    /// Its type.
+    pub kind: FileKind,
+    /// Permission, set-id and sticky bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number (libc encoding), for devices.
+    pub rdev: u64,
+    /// Target, for symlinks.
+    pub target: &'a [u8],
+    /// Bytes of hole a regular file starts with.
+    pub size: u64,
+    /// Modification time to keep; `None`: now.
+    pub mtime: Option<(i64, u32)>,
+    /// Host attributes, marks included: name, value.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// An inode in `work/`; removed when dropped before its commit.
+pub struct Staged<'a> {
+    layer: &'a PrivateLayer,
+    name: Vec<u8>,
+    fd: Option<OwnedFd>,
+    directory: bool,
+    named: bool,
+}
+
+impl PrivateLayer {
+    /// Makes `new` in `work/`.
+    ///
+    /// # Errors
+    /// The host's errno; nothing is left behind.
+    pub fn stage(&self, new: &NewInode<'_>) -> Result<Staged<'_>, Errno> {
+        let name = self.temporary_name();
+        let work = self.work();
+        let private = Mode::RUSR | Mode::WUSR;
+        let device_zero = new.kind == FileKind::CharDevice && new.rdev == 0;
+        let node = |kind, rdev| rustix::fs::mknodat(work, name.as_slice(), kind, private, rdev);
+        match new.kind {
+            FileKind::Directory => {
+                rustix::fs::mkdirat(work, name.as_slice(), private | Mode::XUSR)?;
+            }
+            FileKind::Symlink => rustix::fs::symlinkat(new.target, work, name.as_slice())?,
+            FileKind::Regular => node(FileType::RegularFile, 0)?,
+            // The kernel's overlayfs reads char 0:0 as a whiteout.
+            FileKind::CharDevice if device_zero => node(FileType::RegularFile, 0)?,
+            FileKind::CharDevice => node(FileType::CharacterDevice, new.rdev)?,
+            FileKind::BlockDevice => node(FileType::BlockDevice, new.rdev)?,
+            FileKind::Fifo => node(FileType::Fifo, 0)?,
+            FileKind::Socket => node(FileType::Socket, 0)?,
+        }
+        let mut staged = Staged {
+            layer: self,
+            name,
+            fd: None,
+            directory: new.kind == FileKind::Directory,
+            named: false,
+        };
+        let fd = inode::open_path(work, &staged.name)?;
+        if new.size > 0 {
+            rustix::fs::ftruncate(inode::reopen(&fd, OFlags::WRONLY)?, new.size)?;
+        }
+        dress(&fd, new)?;
+        if device_zero {
+            marks::set(&fd, marks::RDEV, b"0:0")?;
+        }
+        staged.fd = Some(fd);
+        Ok(staged)
+    }
+
+    /// Makes a regular file that never had a name, for a file that lost its last one.
+    pub fn stage_nameless(&self, new: &NewInode<'_>) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(self.work(), c".", flags, Mode::RUSR | Mode::WUSR)?;
+        rustix::fs::ftruncate(&file, new.size)?;
+        dress(&file, new)?;
+        inode::reopen(&file, OFlags::PATH)
+    }
+}
+
+/// Gives a fresh inode its owner, mode, attributes and time, in the order in which none
+/// undoes another: chown strips set-id bits, every change moves mtime or ctime.
+fn dress(fd: &OwnedFd, new: &NewInode<'_>) -> Result<(), Errno> {
+    if new.uid != 0 || new.gid != 0 {
+        inode::set_owner(fd, Some(new.uid), Some(new.gid))?;
+    }
+    if new.kind != FileKind::Symlink {
+        inode::set_mode(fd, new.mode)?;
+    }
+    for (name, value) in &new.xattrs {
+        inode::set_xattr(fd, name, value, XattrFlags::empty())?;
+    }
+    if let Some(mtime) = new.mtime {
+        inode::set_times(fd, inode::timespec(mtime), inode::timespec(mtime))?;
+    }
+    Ok(())
+}
+
+impl Staged<'_> {
+    /// The inode, `O_PATH`.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_ref().expect("a staged inode is opened before it is handed out").as_fd()
+    }
+
+    /// Gives the inode its name in `dir` and returns its descriptor.
+    ///
+    /// With [`RenameFlags::EXCHANGE`] what stood at `name` is removed afterwards: it must
+    /// be a whiteout.
+    pub fn commit(
+        mut self,
+        dir: impl AsFd,
+        name: &[u8],
+        flags: RenameFlags,
+    ) -> Result<OwnedFd, Errno> {
+        rustix::fs::renameat_with(self.layer.work(), self.name.as_slice(), dir, name, flags)?;
+        self.named = true;
+        if flags.contains(RenameFlags::EXCHANGE) {
+            // A whiteout that stays in `work/` harms nobody; the next mount removes it.
+            self.layer.discard(&self.name, false);
+        }
+        Ok(self.fd.take().expect("a staged inode is opened before it is handed out"))
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        if !self.named {
+            self.layer.discard(&self.name, self.directory);
+        }
+    }
+}
+
+impl PrivateLayer {
+    /// Removes `name` from `work/`; what cannot be removed now is removed by the next mount.
+    pub(super) fn discard(&self, name: &[u8], directory: bool) {
+        let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        if let Err(errno) = rustix::fs::unlinkat(self.work(), name, flags) {
+            tracing::debug!(%errno, "a staged inode stays in work/ until the next mount");
+        }
+    }
+}

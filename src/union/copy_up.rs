@@ -1,0 +1,267 @@
+//! Copy-up: giving a root its own copy of a shared inode.
+//!
+//! Two steps, each atomic. First the metadata: an inode with owner, mode, times, attributes
+//! and the right size, whose data still lies in the tree (`metacopy`), appears by one rename.
+//! Then, only if somebody writes, the data: copied into that inode, made durable, and put in
+//! force by removing the mark. A cut between leaves the file whole and shared.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::MutexGuard;
+use rustix::fs::{OFlags, RenameFlags, XattrFlags};
+
+use super::place::{Child, Found};
+use super::{Content, Node, NodeId, ObjectContent, Place, Union, UnionError};
+use crate::layer::{FileKind, Inode, TreeIno};
+use crate::private::listing::UpperKind;
+use crate::private::{NewInode, marks};
+use crate::sys::copy::{Copied, copy_data};
+use crate::sys::inode;
+
+/// File capabilities, which the host drops on every write.
+const CAPABILITY: &[u8] = b"security.capability";
+
+impl Union {
+    /// The private inode of `id`, made by a metadata-only copy-up if it has none.
+    ///
+    /// # Errors
+    /// [`UnionError::ReadOnly`] without a private layer. Nothing half-made stays.
+    pub(super) fn own(&self, id: NodeId) -> Result<Arc<Node>, UnionError> {
+        self.private()?;
+        let inode = match self.place(id)? {
+            Place::Private(node) => return Ok(node),
+            Place::Tree(inode) => inode,
+        };
+        if inode.kind == FileKind::Directory {
+            self.own_directory(id)
+        } else if self.table.read().removed.contains(&inode.ino) {
+            self.own_nameless(&inode)
+        } else if inode.nlink > 1 {
+            self.own_linked(&inode)
+        } else {
+            self.own_named(&inode)
+        }
+    }
+
+    /// The private directory of `id`, with all that lead to it.
+    pub(super) fn own_directory(&self, id: NodeId) -> Result<Arc<Node>, UnionError> {
+        self.private()?;
+        let inode = match self.place(id)? {
+            Place::Private(node) if node.kind == FileKind::Directory => return Ok(node),
+            Place::Private(_) => return Err(UnionError::NotDirectory),
+            Place::Tree(inode) => inode,
+        };
+        if inode.kind != FileKind::Directory {
+            return Err(UnionError::NotDirectory);
+        }
+        if self.table.read().removed.contains(&inode.ino) {
+            return Err(UnionError::NoEntry);
+        }
+        self.own_named(&inode)
+    }
+
+    /// Copies up an inode that has one name in the tree, in place.
+    fn own_named(&self, inode: &Inode) -> Result<Arc<Node>, UnionError> {
+        let private = self.private()?;
+        let parent = self.own_directory(NodeId::tree(inode.parent))?;
+        let name = self.tree.name(inode)?;
+        let mut directory = self.directory(&parent)?;
+        if let Some(node) = self.node(NodeId::tree(inode.ino)) {
+            return Ok(node);
+        }
+        match self.find(&parent, &directory, name)? {
+            Child::Tree(ino) if ino == inode.ino => {}
+            // Somebody removed or replaced the name since the caller saw it.
+            Child::Tree(_) | Child::Upper(_) | Child::Absent => {
+                drop(directory);
+                if inode.kind == FileKind::Directory {
+                    return Err(UnionError::NoEntry);
+                }
+                return self.own_nameless(inode);
+            }
+        }
+        let staged = private.stage(&self.metadata_copy(inode)?)?;
+        let status = inode::status(staged.fd())?;
+        let parent_fd = self.descriptor(&parent)?;
+        let fd = keeping_times(&parent_fd, || {
+            Ok(staged.commit(&parent_fd, name, RenameFlags::NOREPLACE)?)
+        })?;
+        let kind = upper_kind(inode.kind);
+        self.note(&parent, &mut directory, name, kind, status.ino)?;
+        self.enter_copy(fd, &status, inode, self.found(&parent, name)?)
+    }
+
+    /// Copies up a file that lost its last name and is still open.
+    fn own_nameless(&self, inode: &Inode) -> Result<Arc<Node>, UnionError> {
+        if inode.kind != FileKind::Regular {
+            return Err(UnionError::Stale);
+        }
+        let fd = self.private()?.stage_nameless(&self.metadata_copy(inode)?)?;
+        let status = inode::status(&fd)?;
+        let in_shared_set = self.shared.contains(&self.tree, inode.ino)?;
+        let parent = NodeId::tree(inode.parent);
+        let found = Found { parent, parent_origin: None, in_shared_set, name: b"" };
+        self.enter_copy(fd, &status, inode, found)
+    }
+
+    pub(super) fn enter_copy(
+        &self,
+        fd: OwnedFd,
+        status: &inode::Status,
+        inode: &Inode,
+        found: Found<'_>,
+    ) -> Result<Arc<Node>, UnionError> {
+        let content = if inode.kind == FileKind::Regular {
+            Content::Object(self.object_of(inode)?)
+        } else {
+            Content::Private
+        };
+        let ino = u64::from(inode.ino.get());
+        self.enter(fd, status, inode.kind, Some(inode.ino), content, ino, found)
+    }
+
+    /// What a metadata-only copy of a tree inode is made of.
+    pub(super) fn metadata_copy(&self, inode: &Inode) -> Result<NewInode<'_>, UnionError> {
+        let mut xattrs = Vec::new();
+        for xattr in self.tree.xattrs(inode)? {
+            let (name, value) = xattr?;
+            xattrs.push((marks::escape(name), value.to_vec()));
+        }
+        xattrs.push((marks::ORIGIN.to_vec(), self.origin_mark(inode.ino)?.encode()));
+        if inode.kind == FileKind::Regular {
+            xattrs.push((marks::METACOPY.to_vec(), Vec::new()));
+        }
+        let target =
+            if inode.kind == FileKind::Symlink { self.tree.symlink_target(inode)? } else { b"" };
+        Ok(NewInode {
+            kind: inode.kind,
+            mode: inode.mode,
+            uid: inode.uid,
+            gid: inode.gid,
+            rdev: inode.rdev,
+            target,
+            size: if inode.kind == FileKind::Regular { inode.size } else { 0 },
+            mtime: Some((inode.mtime.secs, inode.mtime.nanos)),
+            xattrs,
+        })
+    }
+
+    fn origin_mark(&self, ino: TreeIno) -> Result<marks::Origin, UnionError> {
+        let origin = self.tree.origin(ino)?.ok_or(UnionError::Invalid)?;
+        let layer = usize::try_from(origin.layer).ok().and_then(|at| self.layers.get(at));
+        Ok(marks::Origin {
+            layer: *layer.ok_or(UnionError::Invalid)?.digest(),
+            index: origin.ino.get(),
+            tree: ino,
+        })
+    }
+
+    /// Makes the content of `id` private, keeping its first `keep` bytes.
+    ///
+    /// Durable on return: what was kept survives a cut from now on. Readers are not held up.
+    ///
+    /// # Errors
+    /// The host's errno, `ENOSPC` above all: then the file is shared as before.
+    pub fn own_content(&self, id: NodeId, keep: u64) -> Result<Arc<Node>, UnionError> {
+        let node = self.own(id)?;
+        let _copying: MutexGuard<'_, ()> = node.copying.lock();
+        let Content::Object(object) = node.content() else { return Ok(Arc::clone(&node)) };
+        let fd = self.descriptor(&node)?;
+        let file = inode::reopen(&fd, OFlags::RDWR)?;
+        if let Err(error) = self.fill(&file, &object, keep) {
+            // The object goes on being the content; give back the room the attempt took.
+            let emptied = rustix::fs::ftruncate(&file, 0)
+                .and_then(|()| rustix::fs::ftruncate(&file, object.size));
+            if let Err(errno) = emptied {
+                tracing::warn!(%errno, "an unfinished copy-up keeps its room until the next one");
+            }
+            return Err(error);
+        }
+        marks::clear(&fd, marks::METACOPY)?;
+        *node.content.write() = Content::Private;
+        // No longer read once the first is gone; kept out of the way of other tools.
+        marks::clear(&fd, marks::REDIRECT)?;
+        marks::clear(&fd, marks::OBJECT)?;
+        drop(_copying);
+        Ok(node)
+    }
+
+    fn fill(&self, file: &OwnedFd, object: &ObjectContent, keep: u64) -> Result<(), UnionError> {
+        if keep == 0 {
+            return Ok(rustix::fs::ftruncate(file, 0)?);
+        }
+        let before = inode::status(file)?;
+        let capability = inode::xattr(file, CAPABILITY)?;
+        let source = self.open_object(object)?;
+        let copied = copy_data(source.as_fd(), file.as_fd(), object.size)
+            .map_err(|e| rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::IO))?;
+        if keep < object.size {
+            rustix::fs::ftruncate(file, keep)?;
+        } else if let Some(capability) = capability {
+            inode::set_xattr(file, CAPABILITY, &capability, XattrFlags::empty())?;
+        }
+        inode::set_times(file, inode::timespec(before.atime), inode::timespec(before.mtime))?;
+        if !matches!(copied, Copied::Reflinked) {
+            rustix::fs::fdatasync(file)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a moved metadata-only copy or directory the path under which the tree has it,
+    /// for the kernel's overlayfs; Mica itself goes by the origin mark.
+    pub(super) fn redirect(&self, node: &Node) -> Result<(), UnionError> {
+        let Some(origin) = node.origin() else { return Ok(()) };
+        let shared = matches!(node.content(), Content::Object(_));
+        if node.kind != FileKind::Directory && !shared {
+            return Ok(());
+        }
+        let path = self.tree.path(&self.tree.inode(origin)?)?;
+        let fd = self.descriptor(node)?;
+        if inode::xattr(&fd, marks::OBJECT)?.is_none() {
+            marks::set(&fd, marks::REDIRECT, &[b"/".as_slice(), &path].concat())?;
+        }
+        Ok(())
+    }
+
+    /// Gives the root directory of a new private layer the metadata of the tree's.
+    pub(super) fn dress_root(&self, fd: &OwnedFd) -> Result<(), UnionError> {
+        let root = self.tree.root()?;
+        let copy = self.metadata_copy(&root)?;
+        inode::set_owner(fd, Some(copy.uid), Some(copy.gid))?;
+        inode::set_mode(fd, copy.mode)?;
+        for (name, value) in &copy.xattrs {
+            inode::set_xattr(fd, name, value, XattrFlags::empty())?;
+        }
+        if let Some(mtime) = copy.mtime {
+            inode::set_times(fd, inode::timespec(mtime), inode::timespec(mtime))?;
+        }
+        Ok(())
+    }
+
+    /// Notes that a private inode lost its last name; it lives while it is open.
+    pub(super) fn unlinked(&self, node: &Arc<Node>, fd: Arc<OwnedFd>) {
+        *node.pinned.lock() = Some(fd);
+        node.unlinked.store(true, Ordering::Release);
+        self.descriptors.lock().pop(&node.host_ino);
+        self.table.write().by_host.remove(&node.host_ino);
+    }
+}
+
+/// What listings of upper directories call an inode type.
+pub(super) fn upper_kind(kind: FileKind) -> UpperKind {
+    if kind == FileKind::Directory { UpperKind::Directory } else { UpperKind::Other }
+}
+
+/// Runs `change` in a directory and sets its times back: a copy-up changes nothing that
+/// anybody may see.
+pub(super) fn keeping_times<T>(
+    dir: &OwnedFd,
+    change: impl FnOnce() -> Result<T, UnionError>,
+) -> Result<T, UnionError> {
+    let before = inode::status(dir)?;
+    let done = change()?;
+    inode::set_times(dir, inode::timespec(before.atime), inode::timespec(before.mtime))?;
+    Ok(done)
+}

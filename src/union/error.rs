@@ -1,0 +1,47 @@
+//! Why an operation on the merged view failed.
+
+use rustix::io::Errno;
+
+use crate::layer::ManifestError;
+use crate::object::ObjectError;
+
+/// Why an operation on the merged view failed.
+#[derive(Debug, thiserror::Error)]
+pub enum UnionError {
+    /// No such name, or the inode is gone.
+    #[error("no such entry")]
+    NoEntry,
+    /// The name is taken.
+    #[error("the name exists")]
+    Exists,
+    /// A directory was needed.
+    #[error("not a directory")]
+    NotDirectory,
+    /// A directory cannot be used here.
+    #[error("is a directory")]
+    IsDirectory,
+    /// The directory has entries.
+    #[error("the directory is not empty")]
+    NotEmpty,
+    /// The kernel holds a number that no longer stands for an inode.
+    #[error("the inode number is stale")]
+    Stale,
+    /// The root has no private layer.
+    #[error("the root is read-only")]
+    ReadOnly,
+    /// No such extended attribute.
+    #[error("no such attribute")]
+    NoAttribute,
+    /// The operation does not fit the inode or its arguments.
+    #[error("invalid argument")]
+    Invalid,
+    /// The tree is damaged.
+    #[error("the tree is damaged: {0}")]
+    Manifest(#[from] ManifestError),
+    /// The object store is damaged or cannot be read.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// The host file system refused.
+    #[error("the host file system refused: {0}")]
+    Host(#[from] Errno),
+}

@@ -1,0 +1,257 @@
+//! One namespace from a tree and a private layer.
+//!
+//! Owns which inode a name stands for, copy-up of metadata and data, hard links across
+//! copy-up, and the numbers the kernel uses. Must never know the kernel protocol, open
+//! files or errno policy: `fs` does. After a crash the private layer is in one of the
+//! states between two operations, or holds a metadata-only copy of what was being written.
+//!
+//! Locks, in the order in which they are taken: `pairs` (operations on two directories) or
+//! `linking` (names of a multi-name file), a node's `copying`, a node's `directory`, then
+//! for moments only and without I/O: `table`, `descriptors`, `pinned`, `content`.
+
+mod acl;
+mod attributes;
+mod copy_up;
+mod create;
+mod error;
+mod links;
+mod listing;
+mod node;
+mod place;
+mod policy;
+mod remove;
+mod rename;
+mod xattr;
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use lru::LruCache;
+use parking_lot::{Mutex, RwLock};
+
+pub use attributes::{Attributes, Change, SetTime, Space};
+pub use create::{Birth, NewEntry};
+pub use error::UnionError;
+pub use listing::{Listed, ListedKind};
+pub use node::{Content, Node, NodeId, ObjectContent};
+pub use policy::SharedSet;
+pub use remove::Removed;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::layer::{FileKind, Inode, LayerId, Manifest, TreeIno};
+use crate::object::{ObjectError, ObjectFile, ObjectReader};
+use crate::private::PrivateLayer;
+use crate::sys::inode;
+
+/// Descriptors of private inodes kept open between requests.
+const DESCRIPTORS: usize = 1024;
+
+/// The merged view of one root.
+pub struct Union {
+    tree: Manifest,
+    layers: Vec<LayerId>,
+    objects: ObjectReader,
+    private: Option<PrivateLayer>,
+    shared: SharedSet,
+    table: RwLock<Table>,
+    descriptors: Mutex<LruCache<u64, Arc<OwnedFd>>>,
+    pairs: Mutex<()>,
+    linking: Mutex<()>,
+    /// Set once the upper layer was searched for directories moved in earlier mounts.
+    moved_found: AtomicBool,
+    next_sequence: AtomicU64,
+    next_internal: AtomicU64,
+}
+
+/// Who is who. Held for moments only; no I/O under its lock.
+#[derive(Default)]
+struct Table {
+    nodes: HashMap<NodeId, Arc<Node>>,
+    by_host: HashMap<u64, Arc<Node>>,
+    /// Numbers whose content stayed an object when their inode was copied up.
+    superseded: HashMap<NodeId, Arc<Superseded>>,
+    /// Untouched tree inodes that lost their last name.
+    removed: HashSet<TreeIno>,
+}
+
+/// A number that open descriptors still know, after its inode went on under another.
+struct Superseded {
+    node: Arc<Node>,
+    object: ObjectContent,
+    mtime: (i64, u32),
+    lookups: AtomicU64,
+    closed: AtomicBool,
+}
+
+/// What a number stands for.
+enum Place {
+    /// An untouched tree inode.
+    Tree(Inode),
+    /// An inode of the private layer.
+    Private(Arc<Node>),
+}
+
+/// Which bytes a number stands for.
+pub enum Bytes {
+    /// An object: may be read, never written.
+    Object(ObjectContent),
+    /// A private file.
+    Private(Arc<Node>),
+}
+
+impl Union {
+    /// Puts `private` on `tree`. Without a private layer every change is refused.
+    ///
+    /// # Errors
+    /// [`UnionError::Host`] if the private layer cannot be read.
+    pub fn new(
+        tree: Manifest,
+        objects: ObjectReader,
+        private: Option<PrivateLayer>,
+        shared: SharedSet,
+    ) -> Result<Self, UnionError> {
+        let capacity = NonZeroUsize::new(DESCRIPTORS).expect("the constant is not zero");
+        let union = Self {
+            layers: tree.stack().layers().to_vec(),
+            tree,
+            objects,
+            private,
+            shared,
+            table: RwLock::default(),
+            descriptors: Mutex::new(LruCache::new(capacity)),
+            pairs: Mutex::default(),
+            linking: Mutex::default(),
+            moved_found: AtomicBool::new(false),
+            next_sequence: AtomicU64::new(0),
+            next_internal: AtomicU64::new(0),
+        };
+        if union.private.is_some() {
+            union.adopt_root()?;
+            union.finish_links()?;
+        }
+        Ok(union)
+    }
+
+    /// True if changes are possible.
+    pub fn is_writable(&self) -> bool {
+        self.private.is_some()
+    }
+
+    /// The tree below.
+    pub fn tree(&self) -> &Manifest {
+        &self.tree
+    }
+
+    /// Opens the object that holds some content, for reading.
+    ///
+    /// # Errors
+    /// [`UnionError::Object`] when it is missing or not of the length the tree says.
+    pub fn open_object(&self, content: &ObjectContent) -> Result<ObjectFile, UnionError> {
+        let file = self.objects.open_object(&content.id)?;
+        let len = file.len().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+        if len != content.size {
+            return Err(ObjectError::Damaged(content.id).into());
+        }
+        Ok(file)
+    }
+
+    /// An `O_PATH` descriptor of a private file, which opens nothing for writing.
+    ///
+    /// # Errors
+    /// [`UnionError::Stale`] once the file is gone.
+    pub fn private_path(&self, node: &Node) -> Result<Arc<OwnedFd>, UnionError> {
+        self.descriptor(node)
+    }
+
+    /// Opens a private file.
+    ///
+    /// # Errors
+    /// [`UnionError::Invalid`] while its content is an object: that is never opened here.
+    pub fn open_private(&self, node: &Node, flags: OFlags) -> Result<OwnedFd, UnionError> {
+        if node.kind == FileKind::Regular && node.content() != Content::Private {
+            return Err(UnionError::Invalid);
+        }
+        Ok(inode::reopen(&*self.descriptor(node)?, flags | OFlags::NOFOLLOW)?)
+    }
+
+    /// Makes a private inode durable: bytes, metadata and, for directories, names.
+    ///
+    /// # Errors
+    /// The host's errno: what was written may be lost.
+    pub fn sync(&self, node: &Node, data_only: bool) -> Result<(), UnionError> {
+        if !matches!(node.kind, FileKind::Regular | FileKind::Directory) {
+            return Ok(());
+        }
+        // Read-only, so a metadata-only copy may be opened too: nothing can be written.
+        let file = inode::reopen(&*self.descriptor(node)?, OFlags::RDONLY)?;
+        if data_only {
+            rustix::fs::fdatasync(file)?
+        } else {
+            rustix::fs::fsync(file)?
+        }
+        Ok(())
+    }
+
+    fn private(&self) -> Result<&PrivateLayer, UnionError> {
+        self.private.as_ref().ok_or(UnionError::ReadOnly)
+    }
+
+    fn sequence(&self) -> u64 {
+        self.next_sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether files of this number are opened shared (DESIGN §5, "Two ways to open a file").
+    ///
+    /// # Errors
+    /// [`UnionError::Stale`] for an unknown number.
+    pub fn is_shared(&self, id: NodeId) -> Result<bool, UnionError> {
+        match self.place(id)? {
+            Place::Tree(inode) => Ok(self.shared.contains(&self.tree, inode.ino)?),
+            Place::Private(node) => match node.origin() {
+                Some(origin) => Ok(self.shared.contains(&self.tree, origin)?),
+                None => Ok(node.in_shared_set),
+            },
+        }
+    }
+
+    /// Where the bytes of regular file `id` are.
+    ///
+    /// # Errors
+    /// [`UnionError::Invalid`] for anything but a regular file.
+    pub fn bytes(&self, id: NodeId) -> Result<Bytes, UnionError> {
+        if let Some(superseded) = self.superseded(id) {
+            return Ok(Bytes::Object(superseded.object));
+        }
+        match self.place(id)? {
+            Place::Tree(inode) => Ok(Bytes::Object(self.object_of(&inode)?)),
+            Place::Private(node) => match node.content() {
+                Content::Object(object) => Ok(Bytes::Object(object)),
+                Content::Private => Ok(Bytes::Private(node)),
+            },
+        }
+    }
+
+    /// The private node of `id`, if it has one.
+    pub fn node(&self, id: NodeId) -> Option<Arc<Node>> {
+        self.table.read().nodes.get(&id).cloned()
+    }
+
+    /// True if `id` was left behind by a copy-up: only its open descriptors may use it.
+    pub fn is_superseded(&self, id: NodeId) -> bool {
+        self.table.read().superseded.contains_key(&id)
+    }
+
+    fn superseded(&self, id: NodeId) -> Option<Arc<Superseded>> {
+        self.table.read().superseded.get(&id).cloned()
+    }
+
+    fn object_of(&self, inode: &Inode) -> Result<ObjectContent, UnionError> {
+        let id = self.tree.object(inode)?.ok_or(UnionError::Invalid)?;
+        Ok(ObjectContent { id, size: inode.size, blocks: inode.data_blocks })
+    }
+}

@@ -1,0 +1,516 @@
+//! From numbers and names to inodes, and what the kernel still knows.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard, RwLock};
+use rustix::io::Errno;
+
+use super::node::{Directory, UpperName};
+use super::{
+    Attributes, Content, Node, NodeId, ObjectContent, Place, Superseded, Union, UnionError,
+};
+use crate::layer::{EntryKind, FileKind, Inode, TreeIno};
+use crate::private::listing::{UpperEntry, UpperKind, read_upper};
+use crate::private::marks::Marks;
+use crate::sys::handle::FileHandle;
+use crate::sys::inode::{self, Status};
+
+/// What a name stands for in one directory.
+pub(super) enum Child {
+    /// Nothing.
+    Absent,
+    /// An entry of the upper directory that is no whiteout.
+    Upper(UpperName),
+    /// An entry of the tree that nothing hides.
+    Tree(TreeIno),
+}
+
+/// The directory a name was found in.
+#[derive(Clone, Copy)]
+pub(super) struct Found<'a> {
+    pub(super) parent: NodeId,
+    pub(super) parent_origin: Option<TreeIno>,
+    pub(super) in_shared_set: bool,
+    pub(super) name: &'a [u8],
+}
+
+impl Union {
+    /// Finds `name` in `parent` and counts one reference of the kernel's to it.
+    ///
+    /// # Errors
+    /// [`UnionError::NoEntry`], [`UnionError::NotDirectory`].
+    pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Attributes, UnionError> {
+        match self.child(parent, name)? {
+            Place::Tree(inode) => Ok(self.tree_attributes(&inode)),
+            Place::Private(node) => {
+                self.hold(&node);
+                self.node_attributes(&node)
+            }
+        }
+    }
+
+    /// Counts one reference of the kernel's to `id`.
+    pub fn remember(&self, id: NodeId) {
+        if let Some(node) = self.node(id) {
+            self.hold(&node);
+        }
+    }
+
+    /// Takes back `count` references of the kernel's.
+    ///
+    /// A tree number keeps its node: untouched ones are not counted, so its last reference
+    /// cannot be told from others. Such nodes are as many as the files a container changed.
+    pub fn forget(&self, id: NodeId, count: u64) {
+        if id.as_tree().is_some() {
+            return;
+        }
+        let mut table = self.table.write();
+        let spent = |lookups: &AtomicU64| {
+            let before = lookups.load(Ordering::Acquire);
+            lookups.store(before.saturating_sub(count), Ordering::Release);
+            before <= count
+        };
+        if let Some(node) = table.nodes.get(&id).cloned() {
+            if spent(&node.lookups) {
+                table.nodes.remove(&id);
+                if table.by_host.get(&node.host_ino).is_some_and(|known| Arc::ptr_eq(known, &node))
+                {
+                    table.by_host.remove(&node.host_ino);
+                }
+                if let Some(origin) = node.origin()
+                    && let Some(old) = table.superseded.get(&NodeId::tree(origin))
+                    && old.closed.load(Ordering::Acquire)
+                {
+                    table.superseded.remove(&NodeId::tree(origin));
+                }
+                drop(table);
+                self.descriptors.lock().pop(&node.host_ino);
+            }
+        } else if let Some(old) = table.superseded.get(&id).cloned()
+            && spent(&old.lookups)
+        {
+            table.superseded.remove(&id);
+        }
+    }
+
+    /// Tells that no descriptor of `id` is open any more.
+    pub fn closed(&self, id: NodeId) {
+        let (node, old) = {
+            let table = self.table.read();
+            (table.nodes.get(&id).cloned(), table.superseded.get(&id).cloned())
+        };
+        if let Some(old) = old {
+            old.closed.store(true, Ordering::Release);
+            let mut table = self.table.write();
+            if !table.nodes.contains_key(&old.node.id()) {
+                table.superseded.remove(&id);
+            }
+        }
+        let Some(node) = node else { return };
+        if node.is_unlinked() && id.as_tree().is_some() {
+            self.bury(&node);
+        }
+    }
+
+    /// Lets go of an unlinked inode that the kernel may still ask about: what stat(2)
+    /// answers is kept, the host inode is not.
+    pub(super) fn bury(&self, node: &Node) {
+        let pinned = node.pinned.lock().take();
+        if let Some(fd) = pinned
+            && let Ok(status) = inode::status(&fd)
+        {
+            *node.last_status.lock() = Some(status);
+        }
+        self.descriptors.lock().pop(&node.host_ino);
+    }
+
+    /// Gives the inode of `id` a new number, leaving `id` to the descriptors that are open.
+    ///
+    /// `object` is what those descriptors go on reading.
+    pub fn renumber(&self, id: NodeId, object: ObjectContent, mtime: (i64, u32)) {
+        let mut table = self.table.write();
+        let Some(node) = table.nodes.remove(&id) else { return };
+        let fresh = NodeId::internal(self.next_internal.fetch_add(1, Ordering::Relaxed));
+        node.id.store(fresh.get(), Ordering::Release);
+        let lookups = AtomicU64::new(node.lookups.swap(0, Ordering::AcqRel));
+        let old = Superseded {
+            node: Arc::clone(&node),
+            object,
+            mtime,
+            lookups,
+            closed: AtomicBool::new(false),
+        };
+        table.superseded.insert(id, Arc::new(old));
+        table.nodes.insert(fresh, node);
+    }
+
+    /// What `id` stands for.
+    pub(super) fn place(&self, id: NodeId) -> Result<Place, UnionError> {
+        {
+            let table = self.table.read();
+            if let Some(node) = table.nodes.get(&id) {
+                return Ok(Place::Private(Arc::clone(node)));
+            }
+            if let Some(old) = table.superseded.get(&id) {
+                return Ok(Place::Private(Arc::clone(&old.node)));
+            }
+        }
+        let ino = id.as_tree().filter(|ino| ino.get() <= self.tree.len());
+        Ok(Place::Tree(self.tree.inode(ino.ok_or(UnionError::Stale)?)?))
+    }
+
+    /// What `name` in `parent` stands for.
+    pub(super) fn child(&self, parent: NodeId, name: &[u8]) -> Result<Place, UnionError> {
+        match self.place(parent)? {
+            Place::Tree(inode) => {
+                if inode.kind != FileKind::Directory {
+                    return Err(UnionError::NotDirectory);
+                }
+                let entry = self.tree.lookup(&inode, name)?;
+                self.tree_place(entry.and_then(|e| e.ino).ok_or(UnionError::NoEntry)?)
+            }
+            Place::Private(node) => {
+                let (upper, found) = {
+                    let directory = self.directory(&node)?;
+                    match self.find(&node, &directory, name)? {
+                        Child::Absent => return Err(UnionError::NoEntry),
+                        Child::Tree(ino) => {
+                            drop(directory);
+                            return self.tree_place(ino);
+                        }
+                        Child::Upper(upper) => (upper, self.found(&node, name)?),
+                    }
+                };
+                Ok(Place::Private(self.upper_node(&node, upper, found)?))
+            }
+        }
+    }
+
+    /// Reads what `name` stands for in a directory whose names are held.
+    pub(super) fn find(
+        &self,
+        node: &Node,
+        directory: &Directory,
+        name: &[u8],
+    ) -> Result<Child, UnionError> {
+        match directory.get(name) {
+            Some(upper) if upper.kind == UpperKind::Whiteout => Ok(Child::Absent),
+            Some(upper) => Ok(Child::Upper(upper)),
+            None => Ok(match self.below(node, name)? {
+                Some((ino, _)) => Child::Tree(ino),
+                None => Child::Absent,
+            }),
+        }
+    }
+
+    /// What the tree has under `name` in a merged directory, hidden or not.
+    pub(super) fn below(
+        &self,
+        node: &Node,
+        name: &[u8],
+    ) -> Result<Option<(TreeIno, FileKind)>, UnionError> {
+        let Some(origin) = node.origin() else { return Ok(None) };
+        let dir = self.tree.inode(origin)?;
+        let Some(entry) = self.tree.lookup(&dir, name)? else { return Ok(None) };
+        Ok(match (entry.ino, entry.kind) {
+            (Some(ino), EntryKind::Inode(kind)) => Some((ino, kind)),
+            _ => None,
+        })
+    }
+
+    /// A tree inode found under a name of the tree: several names may have been copied up
+    /// under one of them.
+    fn tree_place(&self, ino: TreeIno) -> Result<Place, UnionError> {
+        let inode = self.tree.inode(ino)?;
+        if inode.nlink > 1 && inode.kind != FileKind::Directory {
+            let table = self.table.read();
+            if let Some(old) = table.superseded.get(&NodeId::tree(ino)) {
+                return Ok(Place::Private(Arc::clone(&old.node)));
+            }
+            if let Some(node) = table.nodes.get(&NodeId::tree(ino)) {
+                return Ok(Place::Private(Arc::clone(node)));
+            }
+        }
+        Ok(Place::Tree(inode))
+    }
+
+    pub(super) fn found<'a>(&self, parent: &Node, name: &'a [u8]) -> Result<Found<'a>, UnionError> {
+        let origin = parent.origin();
+        let in_shared_set = match origin {
+            Some(origin) => self.shared.contains(&self.tree, origin)?,
+            None => parent.in_shared_set,
+        };
+        Ok(Found { parent: parent.id(), parent_origin: origin, in_shared_set, name })
+    }
+
+    /// The node of an upper entry, read from the host if it is not known.
+    pub(super) fn upper_node(
+        &self,
+        parent: &Node,
+        upper: UpperName,
+        found: Found<'_>,
+    ) -> Result<Arc<Node>, UnionError> {
+        if let Some(node) = self.table.read().by_host.get(&upper.host_ino) {
+            node.parent.store(found.parent.get(), Ordering::Relaxed);
+            return Ok(Arc::clone(node));
+        }
+        let dir = self.descriptor(parent)?;
+        let fd = inode::open_path(&dir, found.name)?;
+        self.adopt(fd, found)
+    }
+
+    /// Makes the node of an upper inode from what the host says of it.
+    pub(super) fn adopt(&self, fd: OwnedFd, found: Found<'_>) -> Result<Arc<Node>, UnionError> {
+        let status = inode::status(&fd)?;
+        let marks = Marks::read(&fd)?;
+        let kind = kind_of(&status, &marks)?;
+        let origin = self.origin(&marks, kind, found)?;
+        let content = if !marks.metacopy || kind != FileKind::Regular {
+            Content::Private
+        } else if let Some(id) = marks.object {
+            Content::Object(ObjectContent {
+                id,
+                size: status.size,
+                blocks: status.size.div_ceil(512),
+            })
+        } else {
+            // A metadata-only copy whose tree file cannot be told is damage, not an empty file.
+            let origin = origin.ok_or(Errno::UCLEAN)?;
+            Content::Object(self.object_of(&self.tree.inode(origin)?)?)
+        };
+        let ino = marks.ino.unwrap_or_else(|| match origin {
+            Some(origin) => u64::from(origin.get()),
+            None => NodeId::born(status.ino).get(),
+        });
+        self.enter(fd, &status, kind, origin, content, ino, found)
+    }
+
+    /// Enters a node into the table, or returns the one that another thread entered first.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn enter(
+        &self,
+        fd: OwnedFd,
+        status: &Status,
+        kind: FileKind,
+        origin: Option<TreeIno>,
+        content: Content,
+        ino: u64,
+        found: Found<'_>,
+    ) -> Result<Arc<Node>, UnionError> {
+        let handle = FileHandle::of(&fd).ok();
+        let fd = Arc::new(fd);
+        let pinned = handle.is_none().then(|| Arc::clone(&fd));
+        let mut table = self.table.write();
+        if let Some(node) = table.by_host.get(&status.ino) {
+            return Ok(Arc::clone(node));
+        }
+        let wanted = origin.map_or_else(|| NodeId::born(status.ino), NodeId::tree);
+        let taken = table.nodes.contains_key(&wanted) || table.superseded.contains_key(&wanted);
+        let id = if taken {
+            NodeId::internal(self.next_internal.fetch_add(1, Ordering::Relaxed))
+        } else {
+            wanted
+        };
+        let node = Arc::new(Node {
+            id: AtomicU64::new(id.get()),
+            ino,
+            kind,
+            origin: AtomicU32::new(origin.map_or(0, TreeIno::get)),
+            host_ino: status.ino,
+            handle,
+            pinned: Mutex::new(pinned),
+            content: RwLock::new(content),
+            copying: Mutex::default(),
+            directory: Mutex::default(),
+            lookups: AtomicU64::new(0),
+            unlinked: AtomicBool::new(status.nlink == 0),
+            indexed: AtomicBool::new(false),
+            last_status: Mutex::default(),
+            parent: AtomicU64::new(found.parent.get()),
+            names_pending: AtomicBool::new(false),
+            in_shared_set: found.in_shared_set,
+            maybe_written: AtomicBool::new(false),
+            cache_stale: AtomicBool::new(false),
+        });
+        if status.nlink > 0 {
+            table.by_host.insert(status.ino, Arc::clone(&node));
+        } else {
+            *node.pinned.lock() = Some(Arc::clone(&fd));
+        }
+        table.nodes.insert(id, Arc::clone(&node));
+        drop(table);
+        self.descriptors.lock().put(status.ino, fd);
+        Ok(node)
+    }
+
+    /// The tree inode an upper entry merges with or was copied up from.
+    ///
+    /// Mica's own mark says it; without one the overlayfs rules do, so that a layer written
+    /// by the kernel's overlayfs is read as the kernel would (overlayfs.rst).
+    fn origin(
+        &self,
+        marks: &Marks,
+        kind: FileKind,
+        found: Found<'_>,
+    ) -> Result<Option<TreeIno>, UnionError> {
+        let directory = kind == FileKind::Directory;
+        if directory && marks.opaque {
+            return Ok(None);
+        }
+        let fits = |ino: &TreeIno| -> Result<bool, UnionError> {
+            Ok(ino.get() <= self.tree.len()
+                && (self.tree.inode(*ino)?.kind == FileKind::Directory) == directory)
+        };
+        if let Some(origin) = &marks.origin {
+            return Ok(Some(origin.tree).filter(|ino| fits(ino).unwrap_or(false)));
+        }
+        if !directory && !marks.metacopy {
+            return Ok(None);
+        }
+        let below = match &marks.redirect {
+            Some(path) if path.starts_with(b"/") => self.walk(path)?,
+            Some(name) => self.below_origin(found.parent_origin, name)?,
+            None => self.below_origin(found.parent_origin, found.name)?,
+        };
+        match below {
+            Some(ino) if fits(&ino)? => Ok(Some(ino)),
+            _ => Ok(None),
+        }
+    }
+
+    fn below_origin(
+        &self,
+        origin: Option<TreeIno>,
+        name: &[u8],
+    ) -> Result<Option<TreeIno>, UnionError> {
+        let Some(origin) = origin else { return Ok(None) };
+        let dir: Inode = self.tree.inode(origin)?;
+        Ok(self.tree.lookup(&dir, name)?.and_then(|entry| entry.ino))
+    }
+
+    fn walk(&self, path: &[u8]) -> Result<Option<TreeIno>, UnionError> {
+        let mut at = TreeIno::ROOT;
+        for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
+            match self.below_origin(Some(at), name)? {
+                Some(ino) => at = ino,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(at))
+    }
+
+    /// Counts one reference of the kernel's, entering the node again if it was just forgotten.
+    pub(super) fn hold(&self, node: &Arc<Node>) {
+        {
+            let table = self.table.read();
+            if table.nodes.get(&node.id()).is_some_and(|known| Arc::ptr_eq(known, node)) {
+                node.lookups.fetch_add(1, Ordering::AcqRel);
+                return;
+            }
+        }
+        let mut table = self.table.write();
+        node.lookups.fetch_add(1, Ordering::AcqRel);
+        table.nodes.entry(node.id()).or_insert_with(|| Arc::clone(node));
+        if !node.is_unlinked() {
+            table.by_host.entry(node.host_ino).or_insert_with(|| Arc::clone(node));
+        }
+    }
+
+    /// An `O_PATH` descriptor of a node's host inode.
+    ///
+    /// # Errors
+    /// [`UnionError::Stale`] once the inode is gone.
+    pub(super) fn descriptor(&self, node: &Node) -> Result<Arc<OwnedFd>, UnionError> {
+        if let Some(fd) = &*node.pinned.lock() {
+            return Ok(Arc::clone(fd));
+        }
+        if let Some(fd) = self.descriptors.lock().get(&node.host_ino) {
+            return Ok(Arc::clone(fd));
+        }
+        if node.last_status.lock().is_some() {
+            return Err(UnionError::Stale);
+        }
+        let handle = node.handle.as_ref().ok_or(UnionError::Stale)?;
+        let fd = Arc::new(handle.open(self.private()?.upper())?);
+        self.descriptors.lock().put(node.host_ino, Arc::clone(&fd));
+        Ok(fd)
+    }
+
+    /// The names of a private directory, read on first use and locked while the guard lives.
+    pub(super) fn directory<'a>(
+        &self,
+        node: &'a Node,
+    ) -> Result<MappedMutexGuard<'a, Directory>, UnionError> {
+        if node.kind != FileKind::Directory {
+            return Err(UnionError::NotDirectory);
+        }
+        let mut guard = node.directory.lock();
+        if guard.is_none() {
+            let mut directory = Directory::default();
+            if node.last_status.lock().is_none() {
+                for entry in read_upper(self.descriptor(node)?.as_fd())? {
+                    let hides = self.hides_directory(node, &entry.name)?;
+                    directory.insert(entry, hides, self.sequence());
+                }
+            }
+            *guard = Some(directory);
+        }
+        Ok(MutexGuard::map(guard, |names| names.get_or_insert_with(Directory::default)))
+    }
+
+    fn hides_directory(&self, node: &Node, name: &[u8]) -> Result<bool, UnionError> {
+        Ok(matches!(self.below(node, name)?, Some((_, FileKind::Directory))))
+    }
+
+    /// Notes that `name` now is `kind` in an upper directory.
+    pub(super) fn note(
+        &self,
+        node: &Node,
+        directory: &mut Directory,
+        name: &[u8],
+        kind: UpperKind,
+        host_ino: u64,
+    ) -> Result<(), UnionError> {
+        let hides = self.hides_directory(node, name)?;
+        let entry = UpperEntry { name: name.into(), kind, host_ino };
+        directory.insert(entry, hides, self.sequence());
+        Ok(())
+    }
+
+    /// Enters the root directory, giving a new private layer the tree's root metadata.
+    pub(super) fn adopt_root(&self) -> Result<(), UnionError> {
+        let layer = self.private()?;
+        let fd = inode::open_path(layer.upper(), b".")?;
+        if Marks::read(&fd)?.origin.is_none() && read_upper(&fd)?.is_empty() {
+            self.dress_root(&fd)?;
+        }
+        let status = inode::status(&fd)?;
+        let found = Found {
+            parent: NodeId::ROOT,
+            parent_origin: None,
+            in_shared_set: self.shared.contains(&self.tree, TreeIno::ROOT)?,
+            name: b"",
+        };
+        let ino = u64::from(TreeIno::ROOT.get());
+        let origin = Some(TreeIno::ROOT);
+        self.enter(fd, &status, FileKind::Directory, origin, Content::Private, ino, found)?;
+        Ok(())
+    }
+}
+
+/// The type a private inode shows.
+fn kind_of(status: &Status, marks: &Marks) -> Result<FileKind, UnionError> {
+    Ok(match status.mode & libc::S_IFMT {
+        libc::S_IFREG if marks.rdev => FileKind::CharDevice,
+        libc::S_IFREG => FileKind::Regular,
+        libc::S_IFDIR => FileKind::Directory,
+        libc::S_IFLNK => FileKind::Symlink,
+        libc::S_IFIFO => FileKind::Fifo,
+        libc::S_IFSOCK => FileKind::Socket,
+        libc::S_IFCHR => FileKind::CharDevice,
+        libc::S_IFBLK => FileKind::BlockDevice,
+        _ => return Err(Errno::UCLEAN.into()),
+    })
+}
