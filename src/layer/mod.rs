@@ -29,5 +29,6 @@ pub use stack::{LayerId, Stack, StackId};
 pub use store::{Layers, LayersError, Stored};
 pub use template::{
     Provenance, RunConfig, Template, TemplateKind, TemplateName, TemplateNameError,
+    default_shared_paths,
 };
 pub use templates::{ListedTemplate, Templates};

@@ -176,7 +176,7 @@ impl Union {
         if node.kind == FileKind::Regular && node.content() != Content::Private {
             return Err(UnionError::Invalid);
         }
-        Ok(inode::reopen(&*self.descriptor(node)?, flags | OFlags::NOFOLLOW)?)
+        Ok(inode::reopen(&*self.descriptor(node)?, flags)?)
     }
 
     /// Makes a private inode durable: bytes, metadata and, for directories, names.
