@@ -52,6 +52,7 @@ impl FsError {
 fn union_errno(error: &UnionError) -> Errno {
     match error {
         UnionError::NoEntry => Errno::NOENT,
+        UnionError::NameTooLong => Errno::NAMETOOLONG,
         UnionError::Exists => Errno::EXIST,
         UnionError::NotDirectory => Errno::NOTDIR,
         UnionError::IsDirectory => Errno::ISDIR,

@@ -11,6 +11,9 @@ pub enum UnionError {
     /// No such name, or the inode is gone.
     #[error("no such entry")]
     NoEntry,
+    /// More than 255 bytes in one name.
+    #[error("the name is longer than 255 bytes")]
+    NameTooLong,
     /// The name is taken.
     #[error("the name exists")]
     Exists,

@@ -17,6 +17,9 @@ use crate::private::marks::Marks;
 use crate::sys::handle::FileHandle;
 use crate::sys::inode::{self, Status};
 
+/// Longest name of one component, in bytes. limits.h, `NAME_MAX`.
+const NAME_MAX: usize = 255;
+
 /// What a name stands for in one directory.
 pub(super) enum Child {
     /// Nothing.
@@ -163,6 +166,7 @@ impl Union {
 
     /// What `name` in `parent` stands for.
     pub(super) fn child(&self, parent: NodeId, name: &[u8]) -> Result<Place, UnionError> {
+        check_name(name)?;
         match self.place(parent)? {
             Place::Tree(inode) => {
                 if inode.kind != FileKind::Directory {
@@ -195,6 +199,7 @@ impl Union {
         directory: &Directory,
         name: &[u8],
     ) -> Result<Child, UnionError> {
+        check_name(name)?;
         match directory.get(name) {
             Some(upper) if upper.kind == UpperKind::Whiteout => Ok(Child::Absent),
             Some(upper) => Ok(Child::Upper(upper)),
@@ -498,6 +503,11 @@ impl Union {
         self.enter(fd, &status, FileKind::Directory, origin, Content::Private, ino, found)?;
         Ok(())
     }
+}
+
+/// The kernel's FUSE passes names of up to 1024 bytes; no host file system has them.
+fn check_name(name: &[u8]) -> Result<(), UnionError> {
+    if name.len() > NAME_MAX { Err(UnionError::NameTooLong) } else { Ok(()) }
 }
 
 /// The type a private inode shows.
