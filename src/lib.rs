@@ -4,6 +4,7 @@
 //! after it. docs/ARCHITECTURE.md draws the map and `tests/layers.rs` holds it.
 
 pub mod catalog;
+pub mod cli;
 pub mod control;
 pub mod fs;
 pub mod fuse;

@@ -1,3 +1,5 @@
-//! The `mica` command.
+//! The `mica` command, and mount(8)'s helper `mount.fuse.mica`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    mica::cli::run(std::env::args_os())
+}

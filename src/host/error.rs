@@ -8,9 +8,13 @@ use super::options::OptionError;
 use super::roots::RootError;
 use super::store::StoreError;
 use crate::control::ControlError;
+use crate::fuse::MountError;
+use crate::layer::import::ImportError;
 use crate::layer::store::LayersError;
 use crate::layer::{ManifestError, TemplateName};
 use crate::object::ObjectError;
+use crate::private::PrivateError;
+use crate::union::UnionError;
 
 /// Why something asked of the host was not done.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +34,18 @@ pub enum HostError {
     /// An object.
     #[error(transparent)]
     Object(#[from] ObjectError),
+    /// A private layer.
+    #[error(transparent)]
+    Private(#[from] PrivateError),
+    /// The merged view of a root.
+    #[error(transparent)]
+    Union(#[from] UnionError),
+    /// The kernel's side of a mount.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// A source to import.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// A mount process.
     #[error(transparent)]
     Control(#[from] ControlError),

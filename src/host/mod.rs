@@ -10,16 +10,23 @@ pub mod collect;
 pub mod destroy;
 mod error;
 pub mod footprint;
+pub mod import;
+pub mod launch;
+pub mod log;
 pub mod mount_table;
 pub mod mountpoint;
 mod nearest;
 pub mod options;
 pub mod roots;
+pub mod serve;
 pub mod store;
+mod supervisor;
 pub mod templates;
 #[cfg(test)]
 mod tests;
+pub mod unmount;
 
+pub use crate::sys::signal::interrupt_flag;
 pub use error::{HostError, sentence};
 pub use nearest::nearest;
 pub use roots::{RootRecord, Roots};

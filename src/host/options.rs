@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use rustix::mount::MountFlags;
 use serde::{Deserialize, Serialize};
 
 /// How access times are kept.
@@ -42,6 +43,31 @@ pub struct GenericOptions {
     pub synchronous: bool,
     /// `dirsync`: the same, of directories.
     pub synchronous_directories: bool,
+}
+
+impl GenericOptions {
+    /// The flags of mount(2) that ask for this.
+    #[must_use]
+    pub fn flags(&self, read_only: bool) -> MountFlags {
+        let mut flags = match self.access_times {
+            AccessTimes::Relative => MountFlags::RELATIME,
+            AccessTimes::Strict => MountFlags::STRICTATIME,
+            AccessTimes::Off => MountFlags::NOATIME,
+        };
+        for (wanted, flag) in [
+            (read_only || self.read_only, MountFlags::RDONLY),
+            (self.no_suid, MountFlags::NOSUID),
+            (self.no_devices, MountFlags::NODEV),
+            (self.no_exec, MountFlags::NOEXEC),
+            (self.no_symlink_follow, MountFlags::NOSYMFOLLOW),
+            (self.no_directory_access_times, MountFlags::NODIRATIME),
+            (self.synchronous, MountFlags::SYNCHRONOUS),
+            (self.synchronous_directories, MountFlags::DIRSYNC),
+        ] {
+            flags.set(flag, wanted);
+        }
+        flags
+    }
 }
 
 /// Everything that can be said after `-o`.

@@ -112,7 +112,7 @@ impl fmt::Display for RootId {
 /// What the store knows of one root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootRecord {
-    format: u32,
+    pub(super) format: u32,
     /// Names the record's files.
     pub id: RootId,
     /// What people call it.
@@ -297,10 +297,7 @@ impl LockedRoots<'_> {
         let records = self.roots.list()?;
         let name = match new.name {
             Some(name) => {
-                check_name(&name)?;
-                if let Some(other) = records.iter().find(|record| record.name == name) {
-                    return Err(RootError::NameTaken { name, place: other.place() });
-                }
+                check_name(&name, &records)?;
                 name
             }
             None => free_name(new.private.as_deref().unwrap_or(&new.mountpoint), &records),
@@ -320,6 +317,18 @@ impl LockedRoots<'_> {
         };
         let socket = self.attach(&mut record, new.mountpoint)?;
         Ok((record, socket))
+    }
+
+    /// Gives a known root another name; the caller writes the record.
+    ///
+    /// # Errors
+    /// [`RootError::Name`], [`RootError::NameTaken`].
+    pub fn rename(&self, record: &mut RootRecord, name: &str) -> Result<(), RootError> {
+        if record.name != name {
+            check_name(name, &self.roots.list()?)?;
+            name.clone_into(&mut record.name);
+        }
+        Ok(())
     }
 
     /// Binds the control socket of a known root and writes that it is being mounted.
@@ -418,13 +427,17 @@ fn read(path: &Path) -> Result<Option<RootRecord>, RootError> {
     serde_json::from_slice(&text).map(Some).map_err(damaged)
 }
 
-fn check_name(name: &str) -> Result<(), RootError> {
+/// Whether a new root may have this name.
+fn check_name(name: &str, records: &[RootRecord]) -> Result<(), RootError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let starts_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     if !starts_well || name.len() > NAME_LIMIT || !name.bytes().all(allowed) {
         return Err(RootError::Name(name.to_owned()));
     }
-    Ok(())
+    match records.iter().find(|record| record.name == name) {
+        Some(other) => Err(RootError::NameTaken { name: name.to_owned(), place: other.place() }),
+        None => Ok(()),
+    }
 }
 
 /// A name made of the last component of where a root lies, that no other root has.

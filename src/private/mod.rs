@@ -90,6 +90,22 @@ pub struct PrivateLayer {
 }
 
 impl PrivateLayer {
+    /// The stack that the changes in `path` were made on; `None` if it is not a private
+    /// directory (yet). Takes no lock and changes nothing.
+    ///
+    /// # Errors
+    /// [`PrivateError::Record`].
+    pub fn recorded_stack(path: &Path) -> Result<Option<Stack>, PrivateError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(dir) => Ok(PrivateRecord::read(&dir, path)?.map(|record| record.stack)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => {
+                Err(PrivateError::Host { dir: path.to_owned(), what: "look into it", errno })
+            }
+        }
+    }
+
     /// Opens `path` for a root on `stack`, making it if it is missing or empty.
     ///
     /// The lock is held until the value is dropped. An existing layer opens on the stack it

@@ -1,0 +1,232 @@
+//! The grammar: `mica [NOUN] VERB TARGET…`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+
+/// Container roots from shared templates.
+///
+/// Every root on this host is backed by the same content-addressed files, on disk and in
+/// memory; what a container changes goes to its private directory.
+#[derive(Debug, Parser)]
+#[command(name = "mica", version, propagate_version = true, arg_required_else_help = true)]
+pub(super) struct Arguments {
+    /// The store to work on
+    #[arg(long, global = true, env = "MICA_STORE", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(default_value = "/var/lib/mica")]
+    pub(super) store: PathBuf,
+
+    /// Print results and errors only
+    #[arg(short, long, global = true)]
+    pub(super) quiet: bool,
+
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Import, list, show and delete templates
+    #[command(subcommand)]
+    Template(TemplateVerb),
+    /// Mount a root of a template; without arguments, list the roots
+    Mount(Box<Mount>),
+    /// What `mount` starts in the background
+    #[command(hide = true)]
+    MountProcess(MountProcess),
+    /// Unmount a root and end its process
+    #[command(alias = "unmount")]
+    Umount(Umount),
+    /// Show what a root is and what its mount process counted
+    Info(Info),
+    /// Look after the store
+    #[command(subcommand)]
+    Store(StoreVerb),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TemplateVerb {
+    /// Make a template of a directory, a tar stream or a container image
+    Import(Box<Import>),
+    /// List the templates
+    #[command(alias = "ls")]
+    List(Json),
+    /// Show one template: its layers, its run configuration, who uses it
+    Show {
+        /// The template, NAME[:TAG]
+        template: String,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Delete templates; what only they referred to goes with the next `store gc`
+    #[command(alias = "rm")]
+    Delete {
+        /// Templates, or patterns like 'debian:*'
+        #[arg(required = true, value_name = "TEMPLATE")]
+        templates: Vec<String>,
+        /// Tell what would be deleted, and delete nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Import {
+    /// The new template, NAME[:TAG]; the tag is `latest` unless given
+    #[arg(value_name = "NAME[:TAG]")]
+    pub(super) name: String,
+    /// A directory, a tar archive (plain, gzip, zstd, xz), an OCI layout, a docker-save archive, or - for a stream on standard input
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(super) source: PathBuf,
+    /// Put it as one more layer on this template's present stack
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(super) on: Option<String>,
+    /// Move the name if it exists; roots stay on the stack they were made from
+    #[arg(long)]
+    pub(super) replace: bool,
+    /// Leave out what matches, as in tar; may be given many times
+    #[arg(long, value_name = "GLOB")]
+    pub(super) exclude: Vec<OsString>,
+    /// Which platform of an image to take, like linux/arm64 [default: this host's]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub(super) platform: Option<String>,
+    /// Which image to take where an archive holds several
+    #[arg(long, value_name = "NAME")]
+    pub(super) image: Option<String>,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// Every read can answer in JSON.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Json {
+    /// Answer in JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Mount {
+    /// The template, NAME[:TAG]
+    #[arg(requires = "mountpoint")]
+    pub(super) template: Option<String>,
+    /// An empty directory; it is made if it is missing
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(super) mountpoint: Option<PathBuf>,
+    /// Where changes are kept, a new or empty directory or that of this root; without it the root is read-only
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) private: Option<PathBuf>,
+    /// What to call the root [default: the last part of its private directory or mountpoint]
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    /// Serve from this very process until unmounted, for supervisors
+    #[arg(long)]
+    pub(super) foreground: bool,
+    /// Read and write through this root's own page cache only
+    #[arg(long)]
+    pub(super) no_passthrough: bool,
+    /// Paths opened shared, parted by colons [default: the template's]
+    #[arg(long, value_name = "PATHS")]
+    pub(super) shared_paths: Option<String>,
+    /// Options as in mount(8): ro, noexec, nosuid, nodev, noatime, private=DIR, …
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub(super) options: Vec<OsString>,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// Shown in the process list; the mount itself is described on standard input.
+#[derive(Debug, Args)]
+pub(super) struct MountProcess {
+    #[arg(value_name = "TEMPLATE")]
+    _template: OsString,
+    #[arg(value_name = "MOUNTPOINT")]
+    _mountpoint: OsString,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Umount {
+    /// Mountpoints, names or private directories
+    #[arg(required_unless_present = "all", value_name = "ROOT")]
+    pub(super) roots: Vec<OsString>,
+    /// Every mounted root of the store
+    #[arg(long, conflicts_with = "roots")]
+    pub(super) all: bool,
+    /// Also when files are open: the root leaves the tree now and ends with its last user
+    #[arg(short, long)]
+    pub(super) lazy: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Info {
+    /// A name, mountpoint or private directory
+    pub(super) root: OsString,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum StoreVerb {
+    /// Remove what no template, root or running import refers to
+    Gc {
+        /// Count what would be removed, and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Check that everything that is named is there and is what its name says
+    Check {
+        /// Also read every object again and compare it with its digest
+        #[arg(long)]
+        rehash: bool,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Drop the record of a root whose private directory is gone for good
+    Forget {
+        /// A name or private directory
+        root: OsString,
+        /// Also if the private directory still exists
+        #[arg(long)]
+        force: bool,
+        /// Tell what would be forgotten, and forget nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Remove the whole store; private directories elsewhere stay, without their templates
+    Destroy {
+        /// Yes, really
+        #[arg(long, required_unless_present = "dry_run")]
+        yes: bool,
+        /// Count what would be removed, and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_misspelt_verb_is_answered_with_the_nearest_one() {
+        let error = Arguments::try_parse_from(["mica", "tempalte", "list"]).expect_err("no verb");
+        assert!(error.to_string().contains("template"), "{error}");
+    }
+
+    #[test]
+    fn destroying_a_store_takes_a_yes() {
+        assert!(Arguments::try_parse_from(["mica", "store", "destroy"]).is_err());
+        assert!(Arguments::try_parse_from(["mica", "store", "destroy", "--yes"]).is_ok());
+        assert!(Arguments::try_parse_from(["mica", "mount", "debian:12"]).is_err());
+        assert!(Arguments::try_parse_from(["mica", "mount"]).is_ok());
+    }
+}

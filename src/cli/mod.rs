@@ -1,0 +1,85 @@
+//! The command line: one file for each verb, and the only place that prints.
+//!
+//! Owns the grammar, what a person reads, and exit statuses. Must never know system calls:
+//! it asks `host` and `doctor`. Nothing here survives the process.
+
+mod arguments;
+mod info;
+mod mount;
+mod mount_helper;
+mod output;
+mod progress;
+mod store;
+mod template;
+mod umount;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use arguments::{Arguments, Verb};
+use output::Output;
+
+/// A failure that Mica told about.
+const FAILED: u8 = 1;
+
+/// What a shell reports of a program that a closed pipe ended.
+const BROKEN_PIPE: u8 = 141;
+
+/// Runs `mica` with these arguments, the program's own name first.
+///
+/// Called as `mount.fuse.mica` or `mount.mica` it is mount(8)'s helper.
+#[must_use]
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let program = arguments.first().and_then(|path| Path::new(path).file_name());
+    if program.is_some_and(|name| mount_helper::NAMES.iter().any(|helper| name == *helper)) {
+        return mount_helper::run(&arguments);
+    }
+    // Help, version and mistakes in the grammar are clap's to tell; it exits with 0 or 2.
+    let parsed = Arguments::parse_from(arguments);
+    report(dispatch(parsed))
+}
+
+/// Tells a failure and chooses the exit status.
+fn report(done: Result<ExitCode>) -> ExitCode {
+    done.unwrap_or_else(|error| {
+        let pipe = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+        if pipe.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            // The reader had enough; that is no news to anybody.
+            return ExitCode::from(BROKEN_PIPE);
+        }
+        output::complain(&crate::host::sentence(error.as_ref()));
+        ExitCode::from(FAILED)
+    })
+}
+
+fn dispatch(arguments: Arguments) -> Result<ExitCode> {
+    let output = Output::new(arguments.quiet);
+    let store = arguments.store;
+    match arguments.verb {
+        Verb::Template(verb) => template::run(verb, &store, &output),
+        Verb::Mount(wanted) => mount::run(*wanted, &store, &output),
+        Verb::MountProcess(_) => mount::run_process(),
+        Verb::Umount(wanted) => umount::run(&wanted, &store, &output),
+        Verb::Info(wanted) => info::run(&wanted, &store, &output),
+        Verb::Store(verb) => store::run(verb, &store, &output),
+    }
+}
+
+/// Sends what the modules log to standard error: warnings, or what MICA_LOG asks for.
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("MICA_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let started = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .try_init();
+    // It fails only if logging was started already, which is as good.
+    drop(started);
+}

@@ -1,0 +1,57 @@
+//! `mica store check`
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Result, bail};
+use serde_json::json;
+
+use crate::cli::arguments::Json;
+use crate::cli::output::{Output, complain, count, size};
+use crate::host::check::{Finding, check};
+use crate::host::{Access, Store, interrupt_flag};
+
+pub(super) fn run(rehash: bool, json: Json, store: &Path, output: Output) -> Result<ExitCode> {
+    let store = Store::open(store, Access::Write)?;
+    let interrupted = interrupt_flag()?;
+    let checked = check(&store, rehash, &|| !interrupted.load(Ordering::Relaxed))?;
+    if interrupted.load(Ordering::Relaxed) {
+        bail!("the check was interrupted; what it had found until then is not the whole story");
+    }
+    let damaged = checked.findings.iter().any(Finding::is_damage);
+    if json.json {
+        let findings: Vec<_> = checked
+            .findings
+            .iter()
+            .map(|finding| json!({ "damage": finding.is_damage(), "text": finding.to_string() }))
+            .collect();
+        output.json(&json!({
+            "whole": !damaged,
+            "templates": checked.templates,
+            "roots": checked.roots,
+            "layers": checked.layers,
+            "objects": checked.objects,
+            "hashed_bytes": checked.hashed_bytes,
+            "findings": findings,
+        }))?;
+    } else {
+        for finding in &checked.findings {
+            complain(&finding.to_string());
+        }
+        let hashed = if rehash {
+            format!(", {} hashed again", size(checked.hashed_bytes))
+        } else {
+            String::new()
+        };
+        output.remark(format!(
+            "{}: {}, {}, {}, {}{hashed}",
+            if damaged { "damaged" } else { "whole" },
+            count(checked.templates, "template"),
+            count(checked.roots, "root"),
+            count(checked.layers, "layer"),
+            count(checked.objects, "object"),
+        ))?;
+    }
+    Ok(if damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

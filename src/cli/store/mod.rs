@@ -1,0 +1,25 @@
+//! `mica store …`: one file for each verb.
+
+mod check;
+mod destroy;
+mod forget;
+mod gc;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::arguments::StoreVerb;
+use super::output::Output;
+
+pub(super) fn run(verb: StoreVerb, store: &Path, output: &Output) -> Result<ExitCode> {
+    match verb {
+        StoreVerb::Gc { dry_run, json } => gc::run(dry_run, json, store, *output),
+        StoreVerb::Check { rehash, json } => check::run(rehash, json, store, *output),
+        StoreVerb::Forget { root, force, dry_run } => {
+            forget::run(&root, force, dry_run, store, *output)
+        }
+        StoreVerb::Destroy { yes, dry_run } => destroy::run(yes && !dry_run, store, *output),
+    }
+}

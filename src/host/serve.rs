@@ -1,0 +1,333 @@
+//! The life of a mount process, from its brief to the end of its root.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustix::process::Resource;
+
+use super::error::HostError;
+use super::launch::{MountSpec, Ready};
+use super::roots::{LockedRoots, NewRoot, RootRecord, Roots};
+use super::store::{Access, Store};
+use super::{log, mount_table, mountpoint, supervisor, templates};
+use crate::control::{Service, Socket, Status};
+use crate::fs::FileSystem;
+use crate::fuse;
+use crate::layer::Layers;
+use crate::layer::template::default_shared_paths;
+use crate::object::ObjectReader;
+use crate::private::PrivateLayer;
+use crate::sys::signal::Termination;
+use crate::telemetry::Snapshot;
+use crate::union::{SharedSet, Union};
+
+/// Threads that serve requests. A request served on another, idle processor costs more than
+/// waiting for a busy one, and passthrough keeps reads and writes away from here.
+const SERVING_THREADS: usize = 4;
+
+/// Mounts what `spec` says and serves it until it is unmounted; `ready` is called once it
+/// is usable.
+///
+/// Must be called before this process has threads of its own: it takes the signals that
+/// end it.
+///
+/// # Errors
+/// Whatever keeps the root from being mounted; nothing is mounted or registered then. A
+/// private directory that was made for it stays, empty.
+pub fn serve(spec: &MountSpec, ready: &mut dyn FnMut(&Ready)) -> Result<(), HostError> {
+    let termination =
+        Termination::block().map_err(HostError::system("take signals in", "this process"))?;
+    check_host()?;
+    prepare_process();
+    let store = Store::open(&spec.store, Access::Write)?;
+    let layers = Layers::open(store.path())?;
+    let mountpoint = mountpoint::prepare(&spec.mountpoint)?;
+    let private = spec.private.as_deref().map(mountpoint::future_path).transpose()?;
+    if let Some(private) = &private
+        && private.starts_with(&mountpoint)
+    {
+        return Err(HostError::PrivateInside { private: private.clone(), mountpoint });
+    }
+    let roots = Roots::open(&store)?;
+    let (mut registered, socket, mut notes) =
+        register(&roots, &layers, spec, private, mountpoint.clone())?;
+    let record = registered.record.clone();
+    log::attach(&roots.log_path(&record.id));
+
+    let tree = layers.tree(&record.stack)?;
+    let private = record.private.as_deref();
+    let private = private.map(|path| PrivateLayer::open(path, &record.stack)).transpose()?;
+    let objects = ObjectReader::open(store.path())?;
+    let patterns = match &spec.shared_paths {
+        Some(patterns) => patterns.clone(),
+        None => layers
+            .templates()
+            .get(&record.template)
+            .map_or_else(|_| default_shared_paths(), |template| template.shared_paths),
+    };
+    let shared = SharedSet::resolve(&tree, &patterns)?;
+    let read_only = private.is_none() || spec.generic.read_only;
+    let file_system = FileSystem::new(Union::new(tree, objects, private, shared)?);
+    let options = fuse::MountOptions {
+        mountpoint: mountpoint.clone(),
+        source: spec.fsname.clone().unwrap_or_else(|| record.template.to_string()),
+        flags: spec.generic.flags(read_only),
+        passthrough: spec.passthrough,
+        threads: SERVING_THREADS,
+    };
+    let mount = fuse::Mount::new(Arc::clone(&file_system), &options)?;
+    registered.new = false;
+
+    let device = mount_table::at(&mountpoint)
+        .map_err(HostError::system("look up", &mountpoint))?
+        .map(|entry| entry.device);
+    let passthrough = mount.passthrough();
+    let status = Status {
+        pid: std::process::id(),
+        mountpoint: mountpoint.clone(),
+        stack: record.stack.id().to_string(),
+        private: record.private.clone(),
+        read_only,
+        passthrough,
+        since: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs(),
+    };
+    let root = Arc::new(ServedRoot { status, device, file_system });
+    let control = socket.serve(Arc::clone(&root) as Arc<dyn Service>)?;
+    end_on_signal(termination, Arc::clone(&root))?;
+
+    if spec.passthrough && !passthrough {
+        notes.push(
+            "this kernel gives no passthrough (it needs Linux 6.9 and CAP_SYS_ADMIN): memory is \
+             not shared among roots"
+                .to_owned(),
+        );
+    }
+    ready(&Ready {
+        name: record.name.clone(),
+        template: record.template.to_string(),
+        mountpoint,
+        private: record.private.clone(),
+        read_only,
+        passthrough,
+        pid: std::process::id(),
+        notes,
+    });
+    supervisor::tell_ready();
+    tracing::info!(name = %record.name, mountpoint = %root.status.mountpoint.display(), "mounted");
+    let ended = mount.run();
+    tracing::info!(name = %record.name, "unmounted");
+    // The record goes first: who still connects finds the socket, who does not, no mount.
+    drop(registered);
+    drop(control);
+    Ok(ended?)
+}
+
+/// What every mount needs, told in a sentence each before anything is touched.
+fn check_host() -> Result<(), HostError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(HostError::NotRoot);
+    }
+    match File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => Ok(()),
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO)) =>
+        {
+            Err(HostError::NoFuse)
+        }
+        Err(error) => Err(HostError::FuseDenied(error)),
+    }
+}
+
+/// Sets what belongs to the process as a whole.
+fn prepare_process() {
+    // Modes come from the requests, whose umask the kernel has applied.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    // As many descriptors as the hard limit gives: caches are sized by their own limits.
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays");
+    }
+}
+
+/// A root's record while this process serves it. Dropping it takes the live part away.
+struct Registered<'a> {
+    roots: &'a Roots,
+    record: RootRecord,
+    /// Registered by this process and not usable yet: goes altogether if that fails.
+    new: bool,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        let withdraw = |locked: LockedRoots<'_>| {
+            if self.new { locked.remove(&self.record) } else { locked.detach(&self.record) }
+        };
+        if let Err(error) = self.roots.lock().and_then(withdraw) {
+            tracing::warn!(%error, "the record of the root still says it is mounted");
+        }
+    }
+}
+
+/// Binds the root to its stack and enters it in the registry.
+fn register<'a>(
+    roots: &'a Roots,
+    layers: &Layers,
+    spec: &MountSpec,
+    private: Option<PathBuf>,
+    mountpoint: PathBuf,
+) -> Result<(Registered<'a>, Socket, Vec<String>), HostError> {
+    let locked = roots.lock()?;
+    locked.prune()?;
+    let known = match &private {
+        Some(private) => known_root(&roots.list()?, layers, spec, private)?,
+        None => None,
+    };
+    let Some(mut record) = known else {
+        let template = templates::find(layers, &spec.template)?;
+        let new = NewRoot {
+            name: spec.name.clone(),
+            template: template.name,
+            stack: template.stack,
+            private,
+            mountpoint,
+        };
+        let (record, socket) = locked.register(new)?;
+        return Ok((Registered { roots, record, new: true }, socket, Vec::new()));
+    };
+    if let Some(mount) = &record.mount
+        && record.living().is_some()
+    {
+        return Err(HostError::PrivateInUse {
+            private: record.private.clone().unwrap_or_default(),
+            name: record.name.clone(),
+            mountpoint: mount.mountpoint.clone(),
+        });
+    }
+    let mut notes = Vec::new();
+    let now = layers.templates().get(&record.template).map(|template| template.stack.id()).ok();
+    if let Some(now) = now
+        && now != record.stack.id()
+        && record.moved_to != Some(now)
+    {
+        notes.push(format!(
+            "{} names another stack since root {} was made; the root stays on its own",
+            record.template, record.name
+        ));
+        record.moved_to = Some(now);
+    }
+    if let Some(name) = &spec.name {
+        locked.rename(&mut record, name)?;
+    }
+    let socket = locked.attach(&mut record, mountpoint)?;
+    Ok((Registered { roots, record, new: false }, socket, notes))
+}
+
+/// The registered root whose changes lie in `private`, if it may be mounted as `spec` says.
+fn known_root(
+    records: &[RootRecord],
+    layers: &Layers,
+    spec: &MountSpec,
+    private: &Path,
+) -> Result<Option<RootRecord>, HostError> {
+    let Some(record) = records.iter().find(|record| record.private.as_deref() == Some(private))
+    else {
+        return moved_root(records, spec, private);
+    };
+    // A directory that was emptied or made anew begins anew.
+    if !is_occupied(private) {
+        let template = templates::find(layers, &spec.template)?;
+        return Ok(Some(RootRecord {
+            template: template.name,
+            stack: template.stack,
+            moved_to: None,
+            ..record.clone()
+        }));
+    }
+    if spec.template.parse().ok().as_ref() != Some(&record.template) {
+        // Another name for the very same stack is no other template.
+        let wanted = templates::find(layers, &spec.template)?;
+        if wanted.stack != record.stack {
+            return Err(HostError::OtherTemplate {
+                private: private.to_owned(),
+                name: record.name.clone(),
+                bound: record.template.clone(),
+                wanted: spec.template.clone(),
+            });
+        }
+    }
+    Ok(Some(record.clone()))
+}
+
+/// The root whose private directory was moved to `private`: same template, same stack, and
+/// nothing left where the registry knows it.
+fn moved_root(
+    records: &[RootRecord],
+    spec: &MountSpec,
+    private: &Path,
+) -> Result<Option<RootRecord>, HostError> {
+    let Some(stack) = PrivateLayer::recorded_stack(private)? else { return Ok(None) };
+    let named = spec.template.parse().ok();
+    let moved = records.iter().find(|record| {
+        named.as_ref() == Some(&record.template)
+            && record.stack == stack
+            && record.private.as_ref().is_some_and(|old| !old.exists())
+    });
+    Ok(moved.map(|record| RootRecord { private: Some(private.to_owned()), ..record.clone() }))
+}
+
+fn is_occupied(directory: &Path) -> bool {
+    fs::read_dir(directory).is_ok_and(|mut names| names.next().is_some())
+}
+
+/// What the control socket answers for this root.
+struct ServedRoot {
+    status: Status,
+    device: Option<String>,
+    file_system: Arc<FileSystem>,
+}
+
+impl ServedRoot {
+    fn unmount(&self, detach: bool) -> Result<(), HostError> {
+        mountpoint::unmount(&self.status.mountpoint, self.device.as_deref(), detach)
+    }
+}
+
+impl Service for ServedRoot {
+    fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    fn statistics(&self) -> Snapshot {
+        self.file_system.statistics()
+    }
+
+    fn stop(&self, detach: bool) -> Result<(), String> {
+        self.unmount(detach).map_err(|error| super::sentence(&error))
+    }
+}
+
+/// Unmounts at the first signal that asks for it; when the root is in use, lets it go with
+/// its last user. The process ends with the mount, not with the signal.
+fn end_on_signal(termination: Termination, root: Arc<ServedRoot>) -> Result<(), HostError> {
+    let wait = move || {
+        while let Ok(signal) = termination.wait() {
+            tracing::info!(signal, "asked to end");
+            match root.unmount(false) {
+                Ok(()) => return,
+                Err(HostError::MountpointBusy { .. }) => match root.unmount(true) {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(%error, "cannot let the root go"),
+                },
+                Err(error) => tracing::warn!(%error, "cannot unmount"),
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(wait)
+        .map(drop)
+        .map_err(HostError::system("start a thread in", "this process"))
+}
