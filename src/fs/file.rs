@@ -147,9 +147,6 @@ impl FileSystem {
         // Opened for the moment: nothing that could count as a writer stays.
         let file = self.union.open_private(node, OFlags::WRONLY)?;
         rustix::fs::ftruncate(file, size)?;
-        if caller.uid != 0 {
-            self.strip_privileges(node.id())?;
-        }
-        Ok(())
+        self.strip_after_truncate(node.id(), caller)
     }
 }

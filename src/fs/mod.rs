@@ -33,7 +33,7 @@ const NOTICES: usize = 65_536;
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// User, or the unmapped one on an idmapped mount.
+    /// User; the kernel tells it for requests that create something, and for no others.
     pub uid: u32,
     /// Group, likewise.
     pub gid: u32,

@@ -3,6 +3,7 @@
 use rustix::fs::{RenameFlags, XattrFlags};
 
 use super::{Caller, FileSystem, FsError};
+use crate::sys::credentials::{Credentials, SYS_ADMIN};
 use crate::union::{
     Attributes, Birth, Change, Listed, NewEntry, NodeId, Removed, Space, UnionError,
 };
@@ -144,9 +145,11 @@ impl FileSystem {
     /// `ESTALE`.
     pub fn xattr_list(&self, id: NodeId, caller: Caller) -> Result<Vec<u8>, FsError> {
         let mut list = Vec::new();
+        let mut sees_trusted = None;
         for name in self.union.xattr_names(id)? {
             // xattr(7): trusted attributes are invisible without CAP_SYS_ADMIN.
-            if caller.uid != 0 && name.starts_with(b"trusted.") {
+            let privileged = || Credentials::of(caller.pid).holds(SYS_ADMIN);
+            if name.starts_with(b"trusted.") && !*sees_trusted.get_or_insert_with(privileged) {
                 continue;
             }
             list.extend_from_slice(&name);

@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod copy;
+pub mod credentials;
 pub mod durable;
 pub mod flags;
 pub mod handle;
