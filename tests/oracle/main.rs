@@ -1,0 +1,105 @@
+//! The oracle: random histories run at once on a subject and on a plain directory of the host,
+//! which says what a POSIX file system does. Every difference is a fault or a sentence in
+//! docs/SEMANTICS.md.
+//!
+//! `MICA_ORACLE_SEED` runs one seed, `MICA_ORACLE_STEPS` sets the steps of a run.
+
+// The modules are shared with tests/model.rs, which uses more of some.
+#![allow(dead_code)]
+// What goes wrong in the harness itself fails the test; most operations concern few matches.
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
+
+mod compare;
+mod drive;
+mod generate;
+mod host;
+mod layers;
+mod operation;
+mod raw;
+mod root;
+mod stage;
+#[path = "../support/mod.rs"]
+mod support;
+mod world;
+
+use compare::Comparer;
+use drive::{Failure, Pair, explore, report, shorten};
+use generate::Profile;
+use host::HostTree;
+use layers::{Layer, random_stack, set_mtime, write_tar};
+use support::{Scratch, Succeed};
+
+/// Runs the seeds that the environment asks for, or `count` fresh ones.
+fn explore_seeds(count: u64, steps: usize, mut fresh: impl FnMut(&[Layer]) -> Pair) {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let steps = number("MICA_ORACLE_STEPS").map_or(steps, |n| usize::try_from(n).unwrap());
+    let seeds: Vec<u64> = match number("MICA_ORACLE_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..count).map(|_| fastrand::u64(0..1_000_000_000)).collect(),
+    };
+    for seed in seeds {
+        println!("MICA_ORACLE_SEED={seed} MICA_ORACLE_STEPS={steps}");
+        let layers = random_stack(seed, 3);
+        match explore(&mut fresh(&layers), seed, steps, Profile::MOUNTED) {
+            Ok(succeeded) => println!("{succeeded} of {steps} steps succeeded"),
+            Err(failure) => {
+                println!(
+                    "found after {} steps: {}",
+                    failure.parting.steps, failure.parting.difference.what
+                );
+                let short: Failure = shorten(&failure, &mut || fresh(&layers));
+                panic!("seed {seed}, shortened:\n{}", report(&short));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_second_plain_directory_never_differs() {
+    support::require_root();
+    explore_seeds(2, 2000, stage::plain);
+}
+
+/// The comparer can fail: the kernel's overlayfs, which is no POSIX file system and says so, parts
+/// from the plain directory in every run.
+#[test]
+fn kernel_overlayfs_is_always_found_out() {
+    support::require_root();
+    for seed in 1..=3 {
+        let layers = random_stack(seed, 3);
+        let options = "index=on,redirect_dir=on,metacopy=on,xino=on";
+        let mut pair = stage::overlay(&layers, options);
+        let failure = explore(&mut pair, seed, 3000, Profile::MOUNTED).unwrap_err();
+        println!("seed {seed}: {}", failure.parting.difference.what);
+        assert!(failure.parting.steps > 0, "the worlds did not begin equal");
+    }
+}
+
+/// The archives say what the merge was made from: tar(1) unpacks the lowest to the same tree.
+#[test]
+fn archives_unpack_to_the_merge() {
+    support::require_root();
+    for seed in 1..=5 {
+        let scratch = Scratch::new("oracle-tar");
+        let layers = random_stack(seed, 1);
+        let (merged, unpacked) = (scratch.path().join("merged"), scratch.directory("unpacked"));
+        stage::merged(&layers, &merged);
+        let archive = scratch.path().join("layer.tar");
+        write_tar(&layers[0], std::fs::File::create_new(&archive).unwrap());
+        let mut tar = std::process::Command::new("tar");
+        tar.args(["--extract", "--numeric-owner", "--same-permissions", "--same-owner"]);
+        tar.args(["--xattrs", "--xattrs-include=*", "--delay-directory-restore", "--directory"]);
+        tar.arg(&unpacked).arg("--file").arg(&archive).succeed();
+        set_mtime(&unpacked, (0, 0));
+        let mut comparer = Comparer::new(true);
+        let mut wanted = HostTree::new(merged);
+        let mut found = HostTree::new(unpacked);
+        comparer.tree(&mut wanted, &mut found).unwrap();
+    }
+}
+
+/// Runs in the child processes that serve roots; by itself it does nothing.
+#[test]
+fn serves_a_root_for_another_test() {
+    root::serve_if_asked();
+}

@@ -1,0 +1,153 @@
+//! The stages: a plain directory, the kernel's overlayfs, and a mica root, each beside a plain
+//! directory that holds the merge of the same layers.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mica::object::Locks;
+use rustix::fs::Mode;
+
+use crate::drive::{Pair, Stage};
+use crate::host::HostTree;
+use crate::layers::{Layer, set_mtime, unpack};
+use crate::operation::Place;
+use crate::root::{RootSpec, ServedRoot, import_stack};
+use crate::support::{Scratch, Succeed};
+
+/// Unpacks `layers` one after another onto a new directory.
+pub(crate) fn merged(layers: &[Layer], directory: &Path) {
+    fs::create_dir(directory).unwrap();
+    rustix::fs::chmod(directory, Mode::from_raw_mode(0o755)).unwrap();
+    let mut times = BTreeMap::from([(Place::root(), (0, 0))]);
+    for layer in layers {
+        unpack(layer, directory, &mut times);
+    }
+}
+
+/// A second plain directory: it must never differ.
+pub(crate) fn plain(layers: &[Layer]) -> Pair {
+    let scratch = Scratch::new("oracle-plain");
+    let (reference, subject) = (scratch.path().join("reference"), scratch.path().join("subject"));
+    merged(layers, &reference);
+    merged(layers, &subject);
+    Pair {
+        reference: Box::new(HostTree::new(reference)),
+        subject: Box::new(HostTree::new(subject)),
+        stage: Box::new(PlainStage { _scratch: scratch }),
+    }
+}
+
+struct PlainStage {
+    _scratch: Scratch,
+}
+
+impl Stage for PlainStage {
+    fn remount(&mut self) {}
+}
+
+/// The kernel's overlayfs over a checkout of the merge.
+pub(crate) fn overlay(layers: &[Layer], options: &str) -> Pair {
+    let scratch = Scratch::new("oracle-overlay");
+    let reference = scratch.path().join("reference");
+    merged(layers, &reference);
+    merged(layers, &scratch.path().join("lower"));
+    set_mtime(&scratch.directory("upper"), (0, 0));
+    scratch.directory("work");
+    let mountpoint = scratch.mountpoint("subject");
+    let stage =
+        OverlayStage { scratch, mountpoint: mountpoint.clone(), options: options.to_owned() };
+    stage.mount();
+    Pair {
+        reference: Box::new(HostTree::new(reference)),
+        subject: Box::new(HostTree::new(mountpoint)),
+        stage: Box::new(stage),
+    }
+}
+
+struct OverlayStage {
+    scratch: Scratch,
+    mountpoint: PathBuf,
+    options: String,
+}
+
+impl OverlayStage {
+    fn mount(&self) {
+        mount_overlay(
+            &self.scratch.path().join("lower"),
+            &self.scratch.path().join("upper"),
+            &self.scratch.path().join("work"),
+            &self.mountpoint,
+            &self.options,
+        );
+    }
+}
+
+impl Stage for OverlayStage {
+    fn remount(&mut self) {
+        std::process::Command::new("umount").arg(&self.mountpoint).succeed();
+        self.mount();
+    }
+
+    fn counts_subdirectories(&self) -> bool {
+        false
+    }
+}
+
+/// A mica root over the layers, imported one on another.
+pub(crate) fn mica(layers: &[Layer], passthrough: bool) -> Pair {
+    let scratch = Scratch::new("oracle-mica");
+    let reference = scratch.path().join("reference");
+    merged(layers, &reference);
+    let store = scratch.path().join("store");
+    let stack = import_stack(&store, layers, Locks::ALL);
+    let root = ServedRoot::start(&RootSpec {
+        store,
+        stack,
+        private: Some(scratch.path().join("private")),
+        mountpoint: scratch.mountpoint("subject"),
+        passthrough,
+        readonly_mount: true,
+    });
+    Pair {
+        reference: Box::new(HostTree::new(reference)),
+        subject: Box::new(HostTree::new(root.path())),
+        stage: Box::new(MicaStage { root, passthrough, _scratch: scratch }),
+    }
+}
+
+struct MicaStage {
+    root: ServedRoot,
+    passthrough: bool,
+    _scratch: Scratch,
+}
+
+impl Stage for MicaStage {
+    fn remount(&mut self) {
+        self.root.remount();
+    }
+
+    fn shared_directories(&self) -> Vec<Place> {
+        if self.passthrough { vec![Place::new("usr")] } else { Vec::new() }
+    }
+}
+
+/// Mounts the kernel's overlayfs.
+pub(crate) fn mount_overlay(
+    lower: &Path,
+    upper: &Path,
+    work: &Path,
+    mountpoint: &Path,
+    options: &str,
+) {
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={},{options}",
+        lower.display(),
+        upper.display(),
+        work.display()
+    );
+    std::process::Command::new("mount")
+        .args(["-t", "overlay", "overlay", "-o", &options])
+        .arg(mountpoint)
+        .succeed();
+}
