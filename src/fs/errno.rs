@@ -26,6 +26,9 @@ pub enum FsError {
     /// Nothing after the offset: SEEK_DATA and SEEK_HOLE.
     #[error("the offset is past the end of the file")]
     PastEnd,
+    /// A program that runs must not lose its bytes.
+    #[error("the file is being executed")]
+    Executing,
     /// The inode goes on under another number; the kernel looks it up again.
     #[error("the inode was renumbered")]
     Renumbered,
@@ -43,6 +46,7 @@ impl FsError {
             Self::NotRegular | Self::Range => Errno::INVAL,
             Self::Unsupported => Errno::OPNOTSUPP,
             Self::PastEnd => Errno::NXIO,
+            Self::Executing => Errno::TXTBSY,
             Self::Renumbered => Errno::STALE,
             Self::Host(errno) => *errno,
         }

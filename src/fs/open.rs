@@ -25,6 +25,8 @@ pub struct OpenRequest {
     pub write: bool,
     /// Content is dropped.
     pub truncate: bool,
+    /// The kernel opens it to run it.
+    pub execute: bool,
 }
 
 /// How reads and writes of an open file reach their bytes.
@@ -85,6 +87,7 @@ pub(super) struct OpenFile {
     pub(super) id: NodeId,
     pub(super) passthrough: bool,
     write: bool,
+    execute: bool,
 }
 
 /// An inode with open files.
@@ -98,6 +101,7 @@ struct State {
     passthrough: u32,
     cached: u32,
     passthrough_writers: u32,
+    executing: u32,
     /// What the passthrough opens are backed by.
     backing: Option<Backing>,
 }
@@ -162,6 +166,11 @@ impl FileSystem {
         if self.union.is_superseded(id) {
             return Err(FsError::Renumbered);
         }
+        // For a writer the kernel refuses before it asks; an O_RDONLY|O_TRUNC open it refuses
+        // only after the truncation that FUSE_ATOMIC_O_TRUNC makes ours (fs/namei.c, do_open).
+        if request.truncate && !request.write && state.executing > 0 {
+            return Err(FsError::Executing);
+        }
         let (how, node) = if request.write || request.truncate {
             let keep = if request.truncate { 0 } else { u64::MAX };
             let node = self.private_content(&mut state, id, keep)?;
@@ -197,8 +206,10 @@ impl FileSystem {
             }
             after = Some(Notice::Attributes(id));
         }
+        state.executing += u32::from(request.execute);
         let handle = Handle(self.next_handle.fetch_add(1, Ordering::Relaxed));
-        let file = OpenFile { id, passthrough, write: request.write };
+        let (write, execute) = (request.write, request.execute);
+        let file = OpenFile { id, passthrough, write, execute };
         self.files.lock().insert(handle.0, file);
         Ok(Opened { handle, how, after })
     }
@@ -340,6 +351,7 @@ impl FileSystem {
         let inode = self.inode(file.id);
         let last = {
             let mut state = inode.state.lock();
+            state.executing = state.executing.saturating_sub(u32::from(file.execute));
             if file.passthrough {
                 state.passthrough = state.passthrough.saturating_sub(1);
                 if file.write {

@@ -33,6 +33,8 @@ const MAX_WRITE_BYTES: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 /// `FS_IOC_GETFLAGS` of linux/fs.h.
 const GET_FLAGS: u32 = 0x8008_6601;
+/// The kernel's mark of an open for execve(2): `__FMODE_EXEC` of linux/fs.h.
+const FMODE_EXEC: i32 = 0x20;
 /// Numbers are never reused for another file while the kernel knows them.
 const GENERATION: Generation = Generation(0);
 
@@ -199,7 +201,8 @@ fn node(ino: INodeNo) -> NodeId {
 
 fn open_request(flags: i32) -> OpenRequest {
     let write = OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY;
-    OpenRequest { write, truncate: flags & libc::O_TRUNC != 0 }
+    let (truncate, execute) = (flags & libc::O_TRUNC != 0, flags & FMODE_EXEC != 0);
+    OpenRequest { write, truncate, execute }
 }
 
 fn cached_flags(how: How) -> FopenFlags {
