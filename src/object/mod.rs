@@ -16,6 +16,7 @@ mod error;
 mod id;
 mod pins;
 mod publish;
+mod put;
 mod reader;
 mod staging;
 mod store;
@@ -26,8 +27,9 @@ mod tests;
 pub use error::ObjectError;
 pub use id::{Digest, DigestError, ObjectId};
 pub use publish::Published;
+pub use put::Put;
 pub use reader::{ObjectFile, ObjectReader};
-pub use staging::{Put, Staging};
+pub use staging::Staging;
 pub use store::{Objects, Stored, Verdict};
 pub use sweep::{Sweep, Swept};
 
