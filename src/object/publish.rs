@@ -6,6 +6,7 @@
 //! `syncfs`. Cut anywhere, what has a digest for a name is whole, and the rest is in a staging
 //! directory that nobody locks.
 
+use std::num::NonZero;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, Mode, RenameFlags, mkdirat, renameat, renameat_with, syncfs, unlinkat};
@@ -26,6 +27,25 @@ pub struct Published {
     /// Names that were there with too few or too many bytes, and now name whole objects.
     pub repaired: u64,
 }
+
+impl std::ops::Add for Published {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            objects: self.objects + other.objects,
+            bytes: self.bytes + other.bytes,
+            already: self.already + other.already,
+            repaired: self.repaired + other.repaired,
+        }
+    }
+}
+
+/// Threads that publish, at most.
+const MOST_THREADS: usize = 4;
+
+/// Objects for which another thread is worth it.
+const LEAST_PER_THREAD: usize = 128;
 
 struct Item {
     id: ObjectId,
@@ -59,11 +79,7 @@ impl Staging {
         } else if !self.unsynced.load(Ordering::Relaxed) {
             return Ok(Published::default());
         }
-        let mut published = Published::default();
-        for item in &items {
-            self.publish_one(item, &mut published)?;
-            self.known.lock().insert(item.id, Known::Pinned);
-        }
+        let published = self.publish_all(&items)?;
         crash_point("renamed");
         self.unsynced.store(false, Ordering::Relaxed);
         // Also without a new object: one that was found may have been renamed by an import
@@ -74,6 +90,31 @@ impl Staging {
         }
         crash_point("published");
         Ok(published)
+    }
+
+    /// Renames and flags; on several threads, because setting a flag takes as long as a rename.
+    fn publish_all(&self, items: &[Item]) -> Result<Published, ObjectError> {
+        let publish = |items: &[Item]| {
+            let mut published = Published::default();
+            for item in items {
+                self.publish_one(item, &mut published)?;
+                self.known.lock().insert(item.id, Known::Pinned);
+            }
+            Ok(published)
+        };
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = cores.min(MOST_THREADS).min(items.len() / LEAST_PER_THREAD).max(1);
+        let mut parts = items.chunks(items.len().div_ceil(threads).max(1));
+        let mine = parts.next().unwrap_or_default();
+        std::thread::scope(|scope| {
+            let others: Vec<_> = parts.map(|part| scope.spawn(move || publish(part))).collect();
+            let mut total = publish(mine);
+            for other in others {
+                let part = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                total = total.and_then(|total| Ok(total + part?));
+            }
+            total
+        })
     }
 
     fn staged(&self) -> Vec<Item> {
@@ -102,6 +143,7 @@ impl Staging {
     fn publish_one(&self, item: &Item, published: &mut Published) -> Result<(), ObjectError> {
         let (from, to) = (staged_name(item.number), item.id.path());
         let failed = || ObjectError::sys("publish", self.shared.object_path(&item.id));
+        let mut made = false;
         loop {
             match renameat_with(
                 &self.dir,
@@ -116,14 +158,21 @@ impl Staging {
                     published.bytes += item.len_bytes;
                     return self.shared.mark_immutable(&item.id, true);
                 }
-                Err(Errno::NOENT) => {
+                Err(Errno::NOENT) if !made => {
                     match mkdirat(&self.shared.objects, &to[..2], Mode::from_raw_mode(0o700)) {
-                        Ok(()) => {}
-                        // The directory is there, so it is the staged file that is not.
-                        Err(Errno::EXIST) => return Err(failed()(Errno::NOENT)),
+                        // There already: another thread or import was faster.
+                        Ok(()) | Err(Errno::EXIST) => made = true,
                         Err(error) => return Err(failed()(error)),
                     }
                 }
+                // The staged file is gone: an earlier call renamed it and then failed.
+                Err(Errno::NOENT) => match self.shared.find(&item.id)? {
+                    Some(found) if found.regular && found.len_bytes == item.len_bytes => {
+                        published.already += 1;
+                        return self.shared.mark_immutable(&item.id, true);
+                    }
+                    Some(_) | None => return Err(failed()(Errno::NOENT)),
+                },
                 Err(Errno::EXIST) => match self.shared.find(&item.id)? {
                     Some(found) if found.regular && found.len_bytes == item.len_bytes => {
                         unlinkat(&self.dir, &*from, AtFlags::empty())

@@ -239,6 +239,34 @@ fn verify_tells_whole_missing_and_altered_apart() {
     assert_eq!(objects.verify(&id).unwrap(), Verdict::Altered { found, len_bytes: 7 });
 }
 
+#[test]
+fn publishing_goes_on_where_an_earlier_call_failed() {
+    let store = TestStore::new();
+    let staging = store.open().begin().unwrap();
+    let ids: Vec<_> = (0..3).map(|n| staging.put_bytes(&pattern(9, n)).unwrap().id).collect();
+    // As if the call had ended after the first rename, and before its flag.
+    fs::create_dir(store.object(&ids[0]).parent().unwrap()).unwrap();
+    fs::rename(staging.path().join("0"), store.object(&ids[0])).unwrap();
+    let published = staging.publish().unwrap();
+    assert_eq!((published.objects, published.already), (2, 1));
+    for id in ids {
+        let whole = Verdict::Whole { len_bytes: 9, immutable: true };
+        assert_eq!(store.open().verify(&id).unwrap(), whole);
+    }
+}
+
+#[test]
+fn a_large_import_is_published_on_several_threads() {
+    let store = TestStore::new();
+    let staging = store.open().begin().unwrap();
+    for seed in 0..600 {
+        staging.put_bytes(&pattern(16, seed)).unwrap();
+    }
+    let published = staging.publish().unwrap();
+    assert_eq!((published.objects, published.bytes), (600, 9600));
+    assert_eq!(store.listing().len(), 600);
+}
+
 /// Tries to get at an object's content for writing, knowing its path.
 fn attack_by_path(path: &Path) -> Vec<Errno> {
     let open = |flags| openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty()).err();
