@@ -5,6 +5,7 @@
 //! whole or not at all; trees are derived and may be lost at any time.
 
 pub mod builder;
+pub mod checkout;
 pub mod import;
 pub mod manifest;
 pub mod merge;
@@ -15,6 +16,7 @@ pub mod stack;
 pub mod store;
 pub mod template;
 pub mod templates;
+mod trail;
 
 pub use builder::{LayerBuilder, NodeId};
 pub use manifest::{

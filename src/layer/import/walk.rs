@@ -1,15 +1,13 @@
 //! Walks a live directory, depth first, names in byte order.
 //!
-//! Every step is relative to an open directory, so paths may be longer than `PATH_MAX` and a
-//! directory that is renamed meanwhile cannot lead the walk elsewhere. Only the deepest
-//! directories are kept open; a higher one is found again by name and compared.
+//! Stays on one file system and names every directory by a descriptor ([`Trail`]).
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Statx, StatxFlags, openat, statx};
+use rustix::fs::{AtFlags, Dir, FileType, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 
 use super::assemble::MAX_DEPTH;
@@ -17,10 +15,8 @@ use super::exclude::Excludes;
 use super::metadata::printable;
 use super::progress::Note;
 use super::{ImportError, Session};
+use crate::layer::trail::{Trail, open_directory};
 use crate::layer::{FileName, LayerPath};
-
-/// Directories open at once, besides the root.
-const MAX_OPEN: usize = 64;
 
 /// A file system object the walk came by.
 pub(super) struct Visit {
@@ -34,15 +30,6 @@ pub(super) struct Visit {
     pub(super) opened: Option<Arc<OwnedFd>>,
 }
 
-struct Level {
-    /// Closed while the walk is far below.
-    dir: Option<Arc<OwnedFd>>,
-    identity: (u64, u64),
-    name: Option<FileName>,
-    /// Names not visited yet, last first.
-    names: Vec<FileName>,
-}
-
 /// Calls `visit` for the directory `root` and for everything in it, parents first.
 ///
 /// Stays on the file system of `root`: of a mount point only the directory is visited. Vanished
@@ -54,39 +41,37 @@ pub(super) fn walk(
     excludes: &Excludes,
     mut visit: impl FnMut(Visit) -> Result<(), ImportError>,
 ) -> Result<(), ImportError> {
-    let root = Arc::new(root);
     let stat = status(&root, b"").map_err(ImportError::file("stat", root_name.as_bytes()))?;
     let home = (device(&stat), stat.stx_mnt_id);
-    let names = list(&root).map_err(ImportError::file("read", root_name.as_bytes()))?;
-    let identity = (device(&stat), stat.stx_ino);
+    let mut names = vec![list(&root).map_err(ImportError::file("read", root_name.as_bytes()))?];
+    let mut trail = Trail::new(root);
+    let root = trail.dir().map_err(ImportError::file("open", root_name.as_bytes()))?;
     visit(Visit {
         path: LayerPath::root(),
         dir: Arc::clone(&root),
         name: None,
         stat,
-        opened: Some(Arc::clone(&root)),
+        opened: Some(root),
     })?;
-    let mut levels = vec![Level { dir: Some(root), identity, name: None, names }];
     loop {
         session.cancel.check()?;
-        let Some(level) = levels.last_mut() else { return Ok(()) };
-        let Some(name) = level.names.pop() else {
-            levels.pop();
+        let Some(level) = names.last_mut() else { return Ok(()) };
+        let Some(name) = level.pop() else {
+            names.pop();
+            trail.leave();
             continue;
         };
-        let path = path_of(&levels, &name);
-        let bytes = if excludes.is_empty() { Vec::new() } else { path.to_bytes() };
-        if excludes.matches(&bytes) {
+        let path = trail.path_of(&name);
+        if !excludes.is_empty() && excludes.matches(&path.to_bytes()) {
             continue;
         }
-        let dir = reopen(&mut levels).map_err(|errno| {
-            ImportError::file("return to", &path.parent().unwrap_or_default().to_bytes())(errno)
-        })?;
         let fail = |action| ImportError::file(action, &path.to_bytes());
+        let dir = trail.dir().map_err(fail("find again the directory of"))?;
+        let vanished = || session.progress.note(&Note::Vanished(printable(&path.to_bytes())));
         let stat = match status(&dir, name.as_bytes()) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => {
-                session.progress.note(&Note::Vanished(printable(&path.to_bytes())));
+                vanished();
                 continue;
             }
             Err(errno) => return Err(fail("stat")(errno)),
@@ -107,58 +92,22 @@ pub(super) fn walk(
             visit(Visit { path, dir, name: Some(name), stat, opened: None })?;
             continue;
         }
-        if levels.len() > MAX_DEPTH {
+        if trail.depth() >= MAX_DEPTH {
             return Err(ImportError::TooDeep(path.to_bytes().into()));
         }
         let opened = match open_directory(&dir, name.as_bytes()) {
             Ok(opened) => Arc::new(opened),
             Err(Errno::NOENT) => {
-                session.progress.note(&Note::Vanished(printable(&path.to_bytes())));
+                vanished();
                 continue;
             }
             Err(errno) => return Err(fail("open")(errno)),
         };
         let stat = status(&opened, b"").map_err(fail("stat"))?;
-        let names = list(&opened).map_err(fail("read"))?;
-        let identity = (device(&stat), stat.stx_ino);
-        let level_name = Some(name.clone());
-        visit(Visit { path, dir, name: Some(name), stat, opened: Some(Arc::clone(&opened)) })?;
-        levels.push(Level { dir: Some(opened), identity, name: level_name, names });
-        if let Some(far) = (levels.len() - 1).checked_sub(MAX_OPEN).filter(|far| *far > 0) {
-            levels[far].dir = None;
-        }
+        names.push(list(&opened).map_err(fail("read"))?);
+        trail.enter(name.clone(), Arc::clone(&opened)).map_err(fail("stat"))?;
+        visit(Visit { path, dir, name: Some(name), stat, opened: Some(opened) })?;
     }
-}
-
-fn path_of(levels: &[Level], name: &FileName) -> LayerPath {
-    let names = levels.iter().filter_map(|level| level.name.clone());
-    LayerPath::from_names(names.chain([name.clone()]).collect())
-}
-
-/// The deepest directory, opened again if it was closed.
-fn reopen(levels: &mut [Level]) -> Result<Arc<OwnedFd>, Errno> {
-    let open = levels.iter().rposition(|level| level.dir.is_some()).ok_or(Errno::BADF)?;
-    for at in open + 1..levels.len() {
-        let above = levels[at - 1].dir.clone().ok_or(Errno::BADF)?;
-        let name = levels[at].name.as_ref().ok_or(Errno::BADF)?;
-        let dir = open_directory(&above, name.as_bytes())?;
-        let stat = status(&dir, b"")?;
-        // Moved away meanwhile, with something else in its place.
-        if (device(&stat), stat.stx_ino) != levels[at].identity {
-            return Err(Errno::STALE);
-        }
-        levels[at].dir = Some(Arc::new(dir));
-        // The root, at 0, stays open.
-        if let Some(far) = at.checked_sub(MAX_OPEN).filter(|far| *far > 0) {
-            levels[far].dir = None;
-        }
-    }
-    levels.last().and_then(|level| level.dir.clone()).ok_or(Errno::BADF)
-}
-
-fn open_directory(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(dir, OsStr::from_bytes(name), flags, Mode::empty())
 }
 
 /// Status of a name, or of the directory itself for an empty one.
