@@ -290,6 +290,11 @@ impl LayerBuilder {
         }
     }
 
+    /// Adds or replaces an extended attribute of a node.
+    pub fn set_xattr(&mut self, id: NodeId, name: Box<[u8]>, value: Box<[u8]>) {
+        self.nodes[id.0].xattrs.insert(name, value);
+    }
+
     /// Changes mode, owner and time of a node.
     ///
     /// # Errors

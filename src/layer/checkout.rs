@@ -43,7 +43,7 @@ pub enum CheckoutError {
     #[error("only a tree can be checked out, not a single layer")]
     NotATree,
     /// A system call failed.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}")]
     Io {
         /// What was tried, as a verb.
         action: &'static str,
@@ -53,7 +53,7 @@ pub enum CheckoutError {
         source: io::Error,
     },
     /// An object is missing or damaged.
-    #[error("{path}: {source}")]
+    #[error("cannot open the content of {path}")]
     Object {
         /// The file.
         path: LayerPath,

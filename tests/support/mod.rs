@@ -10,8 +10,12 @@ mod command;
 mod disk;
 mod mounted;
 mod scratch;
+mod snapshot;
+mod workshop;
 
 pub(crate) use command::{Succeed, mica, require_root};
 pub(crate) use disk::{Disk, DiskFormat};
 pub(crate) use mounted::{MountOptions, Mounted, Store};
 pub(crate) use scratch::{Scratch, is_mountpoint, unmount_beneath};
+pub(crate) use snapshot::{Described, Snapshot, assert_same, snapshot};
+pub(crate) use workshop::{Heard, Workshop};

@@ -7,7 +7,7 @@
 
 use std::io::Read;
 
-use super::assemble::Assembly;
+use super::assemble::{Assembly, Placed};
 use super::metadata::printable;
 use super::progress::Note;
 use super::tar::{Member, MemberKind, Members};
@@ -74,14 +74,16 @@ pub(super) fn read_layer(
                 let placed = assembly.place(&member)?;
                 session.check_nodes(assembly.node_count())?;
                 session.progress.entry();
-                let Some(id) = placed else { continue };
+                let Some(Placed { id, role }) = placed else { continue };
                 if member.size > SMALL_BYTES {
                     let put = store_large(session, &mut members, &member)?;
                     session.progress.stored(put.len_bytes, put.hit);
                     assembly.set_content(id, &put);
                     continue;
                 }
+                let start = batch.bytes.len();
                 members.append_content(&mut batch.bytes)?;
+                assembly.learn(role, &batch.bytes[start..]);
                 batch.files.push((id, batch.bytes.len()));
                 if batch.bytes.len() >= BATCH_BYTES || batch.files.len() >= BATCH_FILES {
                     let next = spare.pop().unwrap_or_default();

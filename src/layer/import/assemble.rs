@@ -9,13 +9,15 @@
 //!   starts at the root, `..` stops there. The last name is never followed. So a member cannot
 //!   reach outside, and layers made for a system with or without merged `/usr` both fit.
 //! - A hard link names what stands at its target at that moment, in this layer or below it.
+//! - ACLs by name mean the users and groups of the tree's own `/etc/passwd` and `/etc/group`.
 //! - With whiteouts on, `.wh.NAME` hides NAME of the layers below, `.wh..wh..opq` hides all that
 //!   they have in its directory. OCI image-spec, layer.md, "Whiteouts".
 
 use super::ImportError;
+use super::acl::{Accounts, Acl, AclFault};
 use super::metadata::printable;
 use super::progress::{Note, Progress};
-use super::tar::{Member, MemberKind};
+use super::tar::{Member, MemberKind, TarError};
 use super::whiteout::{self, Whiteout};
 use crate::layer::builder::Child;
 use crate::layer::{
@@ -37,8 +39,36 @@ pub(super) struct Assembly<'a> {
     progress: &'a dyn Progress,
     absolute_names: u64,
     members: u64,
+    /// ACLs that wait for the account files.
+    named_acls: Vec<NamedAcl>,
+    accounts: Accounts,
     /// The parent names of the last member and what they resolved to; members come grouped.
     last_parent: Option<(Vec<FileName>, LayerPath)>,
+}
+
+struct NamedAcl {
+    node: NodeId,
+    attribute: &'static [u8],
+    acl: Acl,
+    /// The member it is of, and its offset.
+    member: Box<[u8]>,
+    position: u64,
+}
+
+/// A regular file that waits for its content.
+pub(super) struct Placed {
+    pub(super) id: NodeId,
+    pub(super) role: Role,
+}
+
+/// What the content of a file says about other members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Ordinary,
+    /// The numbers of users.
+    Users,
+    /// The numbers of groups.
+    Groups,
 }
 
 /// What stands at a path, in the layer or below it.
@@ -68,6 +98,8 @@ impl<'a> Assembly<'a> {
             progress,
             absolute_names: 0,
             members: 0,
+            named_acls: Vec::new(),
+            accounts: Accounts::default(),
             last_parent: None,
         }
     }
@@ -84,14 +116,15 @@ impl<'a> Assembly<'a> {
 
     /// Places a member. A regular file's node is returned; it has no content until
     /// [`Self::set_content`].
-    pub(super) fn place(&mut self, member: &Member) -> Result<Option<NodeId>, ImportError> {
+    pub(super) fn place(&mut self, member: &Member) -> Result<Option<Placed>, ImportError> {
         self.members += 1;
         let path = self.parse(&member.path)?;
         let Some((name, parents)) = path.names().split_last() else {
             if member.kind != MemberKind::Directory {
                 return Err(ImportError::RootReplaced);
             }
-            self.builder.put(&path, node(member, NewContent::Directory))?;
+            let root = self.builder.put(&path, node(member, NewContent::Directory))?;
+            self.keep_acls(root, member);
             return Ok(None);
         };
         let parent = self.directory(parents, &member.path)?;
@@ -123,7 +156,34 @@ impl<'a> Assembly<'a> {
             MemberKind::BlockDevice(rdev) => NewContent::BlockDevice(*rdev),
         };
         let id = self.builder.put(&path, node(member, content))?;
-        Ok((member.kind == MemberKind::Regular).then_some(id))
+        self.keep_acls(id, member);
+        let role = match path.to_bytes().as_slice() {
+            b"etc/passwd" => Role::Users,
+            b"etc/group" => Role::Groups,
+            _ => Role::Ordinary,
+        };
+        Ok((member.kind == MemberKind::Regular).then_some(Placed { id, role }))
+    }
+
+    fn keep_acls(&mut self, id: NodeId, member: &Member) {
+        for (attribute, acl) in &member.named_acls {
+            self.named_acls.push(NamedAcl {
+                node: id,
+                attribute,
+                acl: acl.clone(),
+                member: member.path.clone(),
+                position: member.position,
+            });
+        }
+    }
+
+    /// Looks at content whose role is not ordinary.
+    pub(super) fn learn(&mut self, role: Role, content: &[u8]) {
+        match role {
+            Role::Users => self.accounts.set_users(content),
+            Role::Groups => self.accounts.set_groups(content),
+            Role::Ordinary => {}
+        }
     }
 
     /// Gives a regular file its content.
@@ -132,9 +192,15 @@ impl<'a> Assembly<'a> {
     }
 
     /// The manifest of the layer.
-    pub(super) fn finish(self) -> Result<Vec<u8>, ImportError> {
+    pub(super) fn finish(mut self) -> Result<Vec<u8>, ImportError> {
         if self.absolute_names > 0 {
             self.progress.note(&Note::AbsoluteNames(self.absolute_names));
+        }
+        for NamedAcl { node, attribute, acl, member, position } in self.named_acls {
+            let fault =
+                |fault: AclFault| TarError { member: Some(member), position, fault: fault.into() };
+            let value = acl.encode(&self.accounts).map_err(fault)?;
+            self.builder.set_xattr(node, attribute.into(), value);
         }
         Ok(self.builder.finish()?)
     }
@@ -150,7 +216,8 @@ impl<'a> Assembly<'a> {
         self.last_parent = None;
         let replaced =
             self.builder.get(path).is_some_and(|id| self.builder.kind(id) != FileKind::Directory);
-        self.builder.put(path, node(member, NewContent::Directory))?;
+        let id = self.builder.put(path, node(member, NewContent::Directory))?;
+        self.keep_acls(id, member);
         if replaced && self.lower.is_some() {
             // What stood here for a moment hid the directory below for good.
             self.builder.opaque(path);

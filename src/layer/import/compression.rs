@@ -26,11 +26,24 @@ pub enum Compression {
 #[derive(Debug, thiserror::Error)]
 pub enum CompressionError {
     /// Reading the first bytes, or starting the decoder, failed.
-    #[error("{0}")]
-    Read(#[from] io::Error),
+    #[error(transparent)]
+    Read(io::Error),
+    /// The stream ends too early.
+    #[error("the compressed stream is truncated")]
+    Truncated,
     /// A compression that Mica does not read.
     #[error("the stream is compressed with {0}, which is not supported; decompress it first")]
     Unsupported(&'static str),
+}
+
+impl From<io::Error> for CompressionError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            Self::Truncated
+        } else {
+            Self::Read(error)
+        }
+    }
 }
 
 /// The first bytes of a stream, read already, and the rest.

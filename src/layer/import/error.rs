@@ -11,13 +11,15 @@ use crate::layer::{BuildError, ManifestError, MergeError, PathError};
 use crate::object::ObjectError;
 
 /// Why an import failed. Whatever it had staged goes with its staging directory.
+///
+/// What the system or another module said is the source, and not repeated in the text.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// The user, or the supervisor, stopped it.
     #[error("the import was cancelled")]
     Cancelled,
     /// The source cannot be opened.
-    #[error("cannot open {name}: {source}")]
+    #[error("cannot open {name}")]
     Open {
         /// What was to be opened.
         name: String,
@@ -28,7 +30,7 @@ pub enum ImportError {
     #[error("{0} is neither a directory nor an archive")]
     NotASource(String),
     /// A system call on a file of the source failed.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}")]
     File {
         /// What was tried, as a verb.
         action: &'static str,
@@ -64,7 +66,6 @@ pub enum ImportError {
         /// The stream.
         name: String,
         /// What is wrong.
-        #[source]
         fault: CompressionError,
     },
     /// A broken archive.
@@ -77,7 +78,7 @@ pub enum ImportError {
     #[error("the source has more than {0} files and directories")]
     TooManyNodes(usize),
     /// A member's path that cannot be part of a tree.
-    #[error("in the archive: {0}")]
+    #[error("a name in the archive cannot be used")]
     Path(#[from] PathError),
     /// Another kind of file stands where a member needs a directory.
     #[error("\"{}\" in the archive: \"{}\" is not a directory", printable(.member), printable(.parent))]
@@ -122,7 +123,7 @@ pub enum ImportError {
     #[error(transparent)]
     Object(#[from] ObjectError),
     /// Content could not be read or stored.
-    #[error("{path}: {source}")]
+    #[error("cannot store {path}")]
     Content {
         /// The file whose content it is.
         path: String,
@@ -133,23 +134,58 @@ pub enum ImportError {
     #[error(transparent)]
     Build(#[from] BuildError),
     /// The layer below is damaged.
-    #[error("the layer below: {0}")]
+    #[error("the layer below is damaged")]
     Below(#[from] ManifestError),
     /// The layers of an image cannot be merged.
-    #[error("merging the layers of the image: {0}")]
+    #[error("the layers of the image cannot be merged")]
     Merge(#[from] MergeError),
     /// A file for the unpacked archive could not be made in the staging directory.
-    #[error("cannot keep the archive in the store meanwhile: {0}")]
+    #[error("cannot keep the archive in the store meanwhile")]
     Spool(#[source] io::Error),
     /// An unpacked image archive above the limit.
     #[error("the unpacked image archive is larger than {0} bytes")]
     SpoolFull(u64),
     /// A worker thread could not be started.
-    #[error("cannot start a thread: {0}")]
+    #[error("cannot start a thread")]
     Thread(#[source] io::Error),
 }
 
 impl ImportError {
+    /// Whether the host file system was full, or a quota was.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::Object(source) | Self::Content { source, .. } => source.is_no_space(),
+            Self::Spool(source) => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            Self::Cancelled
+            | Self::Open { .. }
+            | Self::NotASource(_)
+            | Self::File { .. }
+            | Self::Changed { .. }
+            | Self::Metadata { .. }
+            | Self::Pattern(_)
+            | Self::Compression { .. }
+            | Self::Tar(_)
+            | Self::EmptyArchive(_)
+            | Self::TooManyNodes(_)
+            | Self::Path(_)
+            | Self::NotADirectory { .. }
+            | Self::TooDeep(_)
+            | Self::LinkLoop(_)
+            | Self::NoLinkTarget { .. }
+            | Self::LinkToDirectory { .. }
+            | Self::RootReplaced
+            | Self::BadWhiteout(_)
+            | Self::Image(_)
+            | Self::Build(_)
+            | Self::Below(_)
+            | Self::Merge(_)
+            | Self::SpoolFull(_)
+            | Self::Thread(_) => false,
+        }
+    }
+
     pub(super) fn file(
         action: &'static str,
         path: &[u8],

@@ -126,6 +126,9 @@ pub(super) fn unpack<'a>(
     let (compression, stream) = decoded(session, raw, &name)?;
     let TreeStream { input, digest } = stream;
     let (prefix, input) = peek(input, SNIFF_BYTES).map_err(|source| read_error(&name, source))?;
+    if prefix.is_empty() {
+        return Err(ImportError::EmptyArchive(name));
+    }
     let image = match format {
         Format::Tree => false,
         Format::Image => true,
@@ -166,8 +169,7 @@ fn decoded<'a>(
 }
 
 fn read_error(name: &str, source: io::Error) -> ImportError {
-    let fault = super::CompressionError::Read(source);
-    ImportError::Compression { name: name.to_owned(), fault }
+    ImportError::Compression { name: name.to_owned(), fault: source.into() }
 }
 
 /// Whether the first name in an archive is one that only image archives start with.

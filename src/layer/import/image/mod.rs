@@ -36,7 +36,7 @@ pub enum ImageError {
     #[error("the image lacks {0}; it was exported incompletely")]
     Missing(String),
     /// A file of the image cannot be read.
-    #[error("{name} of the image cannot be read: {source}")]
+    #[error("{name} of the image cannot be read")]
     Read {
         /// Which file.
         name: String,
@@ -47,7 +47,7 @@ pub enum ImageError {
     #[error("{0} of the image is larger than 4 MiB")]
     TooLarge(String),
     /// A document that is not what it should be.
-    #[error("{name} of the image is malformed: {source}")]
+    #[error("{name} of the image is malformed")]
     Json {
         /// Which document.
         name: String,

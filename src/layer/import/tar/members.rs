@@ -8,7 +8,7 @@ use super::numeric::numeric;
 use super::pax::PaxFields;
 use super::sparse::{SparseMap, pax_ranges, text_ranges};
 use super::{TarError, TarFault};
-use crate::layer::import::acl;
+use crate::layer::import::acl::{self, Accounts, Acl};
 use crate::layer::import::intake::drain;
 use crate::layer::import::metadata::{self, Xattrs};
 use crate::layer::{Metadata, Timestamp};
@@ -27,6 +27,10 @@ pub(crate) struct Member {
     pub(crate) kind: MemberKind,
     pub(crate) metadata: Metadata,
     pub(crate) xattrs: Xattrs,
+    /// ACLs that name users or groups, and the attributes they become.
+    pub(crate) named_acls: NamedAcls,
+    /// Offset of the header, for messages.
+    pub(crate) position: u64,
     /// Size of the content in bytes, holes included; 0 for anything but a regular file.
     pub(crate) size: u64,
     /// Offset of the content in the stream; `None` when it is stored as a sparse map.
@@ -240,7 +244,8 @@ impl<R: Read> Members<R> {
         self.current = Some((path.clone(), self.position.saturating_sub(BLOCK_BYTES)));
         let kind = self.kind(header, &path, &pax, extensions.long_link.take())?;
         let metadata = member_metadata(header, &pax)?;
-        let xattrs = member_xattrs(&pax, &kind)?;
+        let (xattrs, named_acls) = member_xattrs(&pax, &kind)?;
+        let position = self.position.saturating_sub(BLOCK_BYTES);
         let sparse = self.find_sparse(header, &pax, stored, extensions)?;
         let (size, content_offset) = match (&kind, &sparse) {
             (MemberKind::Regular, None) => (stored, Some(self.position)),
@@ -268,7 +273,7 @@ impl<R: Read> Members<R> {
                 Some(map) => self.set_content(size, self.content.stored, Some(map)),
             },
         }
-        Ok(Member { path, kind, metadata, xattrs, size, content_offset })
+        Ok(Member { path, kind, metadata, xattrs, named_acls, position, size, content_offset })
     }
 
     fn kind(
@@ -593,8 +598,11 @@ fn member_metadata(header: &Header, pax: &PaxFields) -> Result<Metadata, TarFaul
     })
 }
 
-fn member_xattrs(pax: &PaxFields, kind: &MemberKind) -> Result<Xattrs, TarFault> {
+type NamedAcls = Vec<(&'static [u8], Acl)>;
+
+fn member_xattrs(pax: &PaxFields, kind: &MemberKind) -> Result<(Xattrs, NamedAcls), TarFault> {
     let mut xattrs = pax.xattrs.clone();
+    let mut named_acls = NamedAcls::new();
     let mut add = |name: &[u8], value: Box<[u8]>| {
         if !xattrs.iter().any(|(known, _)| known.as_ref() == name) {
             xattrs.push((name.into(), value));
@@ -603,13 +611,17 @@ fn member_xattrs(pax: &PaxFields, kind: &MemberKind) -> Result<Xattrs, TarFault>
     for (name, value) in &pax.libarchive_xattrs {
         add(name, value.clone());
     }
-    if let Some(text) = &pax.acl_access {
-        add(acl::ACCESS, acl::encode(text)?);
-    }
-    if let Some(text) = &pax.acl_default
-        && *kind == MemberKind::Directory
-    {
-        add(acl::DEFAULT, acl::encode(text)?);
+    for (attribute, text) in [(acl::ACCESS, &pax.acl_access), (acl::DEFAULT, &pax.acl_default)] {
+        let Some(text) = text else { continue };
+        if attribute == acl::DEFAULT && *kind != MemberKind::Directory {
+            continue;
+        }
+        let acl = Acl::parse(text)?;
+        if acl.is_numeric() {
+            add(attribute, acl.encode(&Accounts::default())?);
+        } else {
+            named_acls.push((attribute, acl));
+        }
     }
     if let Some(label) = &pax.selinux {
         let mut value = label.to_vec();
@@ -621,5 +633,7 @@ fn member_xattrs(pax: &PaxFields, kind: &MemberKind) -> Result<Xattrs, TarFault>
     }
     metadata::check_xattrs(&xattrs)?;
     xattrs.sort_unstable();
-    Ok(xattrs)
+    // The attribute itself, where an archive has both, says more.
+    named_acls.retain(|(name, _)| !xattrs.iter().any(|(known, _)| known.as_ref() == *name));
+    Ok((xattrs, named_acls))
 }

@@ -26,7 +26,6 @@ pub struct TarError {
     /// Offset of the member's header in the uncompressed archive, in bytes.
     pub position: u64,
     /// What is wrong.
-    #[source]
     pub fault: TarFault,
 }
 
