@@ -307,7 +307,7 @@ impl Layers {
         if let Some(tree) = self.stored_tree(stack) {
             return Ok(tree);
         }
-        // Two mounts of one new template merge once.
+        // Two mounts of one new template merge once. Without the lock both do, which is as right.
         let _alone = self.lock(&self.trees, FlockOperation::LockExclusive);
         match self.stored_tree(stack) {
             Some(tree) => Ok(tree),
@@ -320,6 +320,7 @@ impl Layers {
     /// # Errors
     /// Those of [`Layers::tree`].
     pub fn tree_verified(&self, stack: &Stack) -> Result<Manifest, LayersError> {
+        // As in `tree`.
         let _alone = self.lock(&self.trees, FlockOperation::LockExclusive);
         match self.stored_tree(stack) {
             Some(tree) if tree.verify_digest().is_ok() => Ok(tree),

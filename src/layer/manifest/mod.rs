@@ -177,3 +177,6 @@ pub enum ManifestError {
 fn expected_len(expected: &Option<u64>) -> String {
     expected.map(|len| format!(" instead of {len}")).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

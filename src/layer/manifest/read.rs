@@ -390,21 +390,34 @@ impl Manifest {
     /// [`ManifestError::Record`] for damage on the way.
     pub fn lookup(&self, dir: &Inode, name: &[u8]) -> Result<Option<Entry<'_>>, ManifestError> {
         let (first, end) = self.entry_range(dir)?;
+        let (all, _) = self.section(Section::Entries).as_chunks::<ENTRY_LEN>();
+        let names = self.section(Section::Names);
+        let mut left = all.get(first as usize..end as usize).unwrap_or_default();
         let prefix = format::name_prefix(name);
-        let (mut low, mut high) = (first, end);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let record: &[u8; ENTRY_LEN] = self
-                .record(Section::Entries, middle)
-                .ok_or_else(|| damaged(Section::Entries, middle, "there is none"))?;
-            let order = match u32_at(record, 12).cmp(&prefix) {
-                Ordering::Equal => self.entry_name(record, middle)?.cmp(name),
+        let mut index = 0;
+        while let Some(middle) = left.get(left.len() / 2) {
+            let at = left.len() / 2;
+            let order = match u32_at(middle, 12).cmp(&prefix) {
+                Ordering::Equal => {
+                    let start = u32_at(middle, 0) as usize;
+                    let found = names.get(start..start + usize::from(middle[4]));
+                    found.map(|found| found.cmp(name)).ok_or_else(|| {
+                        damaged(Section::Entries, first, "a name lies outside its section")
+                    })?
+                }
                 order @ (Ordering::Less | Ordering::Greater) => order,
             };
             match order {
-                Ordering::Less => low = middle + 1,
-                Ordering::Greater => high = middle,
-                Ordering::Equal => return self.entry_at(dir, middle, middle - first).map(Some),
+                Ordering::Less => {
+                    index += at + 1;
+                    left = &left[at + 1..];
+                }
+                Ordering::Greater => left = &left[..at],
+                Ordering::Equal => {
+                    // No more than the entries of a section, which 32 bits can count.
+                    let index = u32::try_from(index + at).unwrap_or(u32::MAX);
+                    return self.entry_at(dir, first.saturating_add(index), index).map(Some);
+                }
             }
         }
         Ok(None)
