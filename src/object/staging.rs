@@ -173,7 +173,7 @@ impl Staging {
     /// Ends the import: drops its pins and its directory.
     ///
     /// Call it once everything that refers to the objects (the template) is durable. While a
-    /// garbage collection runs the pins stay behind, for its successor to remove.
+    /// garbage collection runs all but staged objects stays behind, for its successor to remove.
     ///
     /// # Errors
     /// [`ObjectError::Io`]; what is left is removed by the next sweep.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Dir, FlockOperation, flock, unlinkat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::pins::{PINS, Pinned, subdirectories};
+use super::pins::{Pinned, subdirectories};
 use super::store::{OBJECTS, Shared, open_dir};
 use super::{ObjectError, ObjectId, crash_point};
 
@@ -19,7 +19,8 @@ const BATCH: usize = 128;
 /// A garbage collection. See [`super::Objects::begin_sweep`] for the order of steps.
 ///
 /// It holds a flock on `objects/` exclusively. An import that ends takes the same lock shared,
-/// without waiting, before it drops its pins; where it cannot, it leaves them. So a template
+/// without waiting, before it removes its directory; where it cannot, it leaves that with the
+/// pins, and with the links by which it keeps layers. So a template
 /// that is born after the mark still keeps its objects in this sweep.
 pub struct Sweep {
     shared: Arc<Shared>,
@@ -164,8 +165,8 @@ fn dead_imports(shared: &Shared) -> Result<Vec<(CString, OwnedFd)>, ObjectError>
     Ok(dead)
 }
 
-/// Removes the staging directory of an import that ends; its pins stay while a garbage
-/// collection runs.
+/// Removes the staging directory of an import that ends. While a garbage collection runs only
+/// staged objects go: the pins stay, and so does what else the import keeps alive from there.
 pub(super) fn remove_staging(
     shared: &Shared,
     name: &str,
@@ -173,8 +174,8 @@ pub(super) fn remove_staging(
 ) -> Result<(), ObjectError> {
     let path = shared.staging_path().join(name);
     let no_collection = collecting(shared, FlockOperation::NonBlockingLockShared)?;
-    let keep = if no_collection.is_some() { None } else { Some(PINS) };
-    empty(dir, keep).map_err(ObjectError::io("remove", &path))?;
+    let what = if no_collection.is_some() { Contents::All } else { Contents::StagedObjects };
+    empty(dir, what).map_err(ObjectError::io("remove", &path))?;
     crash_point("directory emptied");
     if no_collection.is_some() {
         unlinkat(&shared.staging, name, AtFlags::REMOVEDIR)
@@ -184,19 +185,25 @@ pub(super) fn remove_staging(
 }
 
 fn remove_tree(parent: BorrowedFd<'_>, name: &CStr, dir: OwnedFd) -> io::Result<()> {
-    empty(dir.as_fd(), None)?;
+    empty(dir.as_fd(), Contents::All)?;
     match unlinkat(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Removes all that is in `dir`, except the name `keep`.
-fn empty(dir: BorrowedFd<'_>, keep: Option<&str>) -> io::Result<()> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Contents {
+    All,
+    StagedObjects,
+}
+
+fn empty(dir: BorrowedFd<'_>, what: Contents) -> io::Result<()> {
     for entry in Dir::read_from(dir)? {
         let entry = entry?;
         let name = entry.file_name();
-        if name == c"." || name == c".." || keep.is_some_and(|k| name.to_bytes() == k.as_bytes()) {
+        let is_staged_object = name.to_bytes().iter().all(u8::is_ascii_digit);
+        if name == c"." || name == c".." || (what != Contents::All && !is_staged_object) {
             continue;
         }
         match unlinkat(dir, name, AtFlags::empty()) {

@@ -205,10 +205,15 @@ fn an_import_that_ends_between_mark_and_sweep_keeps_its_objects() {
     let late = store.open().begin().unwrap();
     let new = late.put_bytes(b"new").unwrap().id;
     assert!(early.put_bytes(b"old").unwrap().hit);
+    let mut others = Vec::new();
     for staging in [early, late] {
         staging.publish().unwrap();
+        // What keeps a layer lies there too, and has to outlive the collection as well.
+        others.push(staging.path().join("layer-link"));
+        fs::write(&others[others.len() - 1], b"").unwrap();
         staging.finish().unwrap();
     }
+    assert!(others.iter().all(|other| other.exists()));
     assert_eq!(store.open().sweep_staging().unwrap(), 0, "not while a collection runs");
     let swept = sweep.run(&|_| false).unwrap();
     assert_eq!((swept.objects, swept.pinned), (0, 2));
