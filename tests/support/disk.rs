@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::Succeed;
@@ -63,8 +65,18 @@ impl Disk {
     }
 
     /// Unmounts it, and fails the test if somebody still uses it.
+    ///
+    /// A program that another thread of this test is just starting has every descriptor until it
+    /// executes, and nothing tells when that is over: so a busy disk is tried again for a while.
     pub(crate) fn detach(self) {
-        Command::new("umount").arg(&self.mountpoint).succeed();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match unmount(&self.mountpoint, UnmountFlags::empty()) {
+                Ok(()) => return,
+                Err(Errno::BUSY) if Instant::now() < deadline => std::thread::yield_now(),
+                Err(error) => panic!("cannot unmount {}: {error}", self.mountpoint.display()),
+            }
+        }
     }
 }
 
