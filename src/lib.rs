@@ -6,6 +6,7 @@
 pub mod catalog;
 pub mod cli;
 pub mod control;
+pub mod doctor;
 pub mod fs;
 pub mod fuse;
 pub mod host;

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 /// memory; what a container changes goes to its private directory.
 #[derive(Debug, Parser)]
 #[command(name = "mica", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Start with `mica demo`, or see what this host can do: `mica doctor`.")]
 pub(super) struct Arguments {
     /// The store to work on
     #[arg(long, global = true, env = "MICA_STORE", value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -35,6 +36,9 @@ pub(super) enum Verb {
     /// What `mount` starts in the background
     #[command(hide = true)]
     MountProcess(MountProcess),
+    /// What `doctor` starts to try idmapped mounts
+    #[command(hide = true)]
+    UserNamespace,
     /// Unmount a root and end its process
     #[command(alias = "unmount")]
     Umount(Umount),
@@ -43,6 +47,10 @@ pub(super) enum Verb {
     /// Look after the store
     #[command(subcommand)]
     Store(StoreVerb),
+    /// Try what this host can do, and tell what to do about the rest
+    Doctor(Doctor),
+    /// Show what Mica does, on a scratch store made of this host's own programs
+    Demo(Demo),
 }
 
 #[derive(Debug, Subcommand)]
@@ -204,6 +212,24 @@ pub(super) enum StoreVerb {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Doctor {
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Demo {
+    /// Where to make the scratch store
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp", value_hint = ValueHint::DirPath)]
+    pub(super) dir: PathBuf,
+    /// Do without passthrough, as on a kernel before 6.9
+    #[arg(long)]
+    pub(super) no_passthrough: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
 }
 
 #[cfg(test)]

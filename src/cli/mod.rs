@@ -4,6 +4,8 @@
 //! it asks `host` and `doctor`. Nothing here survives the process.
 
 mod arguments;
+mod demo;
+mod doctor;
 mod info;
 mod mount;
 mod mount_helper;
@@ -65,9 +67,12 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Template(verb) => template::run(verb, &store, &output),
         Verb::Mount(wanted) => mount::run(*wanted, &store, &output),
         Verb::MountProcess(_) => mount::run_process(),
+        Verb::UserNamespace => doctor::run_user_namespace(),
         Verb::Umount(wanted) => umount::run(&wanted, &store, &output),
         Verb::Info(wanted) => info::run(&wanted, &store, &output),
         Verb::Store(verb) => store::run(verb, &store, &output),
+        Verb::Doctor(wanted) => doctor::run(&wanted, &store, &output),
+        Verb::Demo(wanted) => demo::run(&wanted, &output),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::control::ControlError;
 use crate::fuse::MountError;
 use crate::layer::import::ImportError;
 use crate::layer::store::LayersError;
-use crate::layer::{ManifestError, TemplateName};
+use crate::layer::{ManifestError, TemplateName, TemplateNameError};
 use crate::object::ObjectError;
 use crate::private::PrivateError;
 use crate::union::UnionError;
@@ -52,6 +52,9 @@ pub enum HostError {
     /// A mount option.
     #[error(transparent)]
     Option(#[from] OptionError),
+    /// A text that can be no template's name.
+    #[error(transparent)]
+    TemplateName(#[from] TemplateNameError),
     /// No template has the name.
     #[error("there is no template {wanted:?}{hint}; `mica template list` shows those there are")]
     NoTemplate {

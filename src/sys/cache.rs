@@ -42,6 +42,14 @@ pub fn resident_bytes(file: BorrowedFd<'_>) -> io::Result<u64> {
     }
 }
 
+/// Whether `cachestat(2)` itself answers about `file`.
+///
+/// # Errors
+/// `ENOSYS` before Linux 6.5.
+pub fn cachestat_works(file: BorrowedFd<'_>) -> io::Result<()> {
+    cachestat(file).map(drop)
+}
+
 fn page_bytes() -> u64 {
     u64::try_from(page_size()).unwrap_or(4096)
 }

@@ -3,7 +3,7 @@
 
 use std::ffi::c_int;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -16,16 +16,52 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 /// # Errors
 /// `EPERM` without CAP_SYS_ADMIN, `ENOSYS` before Linux 5.12.
 pub fn detached_readonly(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let tree = detached(dir)?;
+    set_attributes(
+        tree.as_fd(),
+        libc::mount_attr {
+            attr_set: libc::MOUNT_ATTR_RDONLY,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: 0,
+        },
+    )?;
+    Ok(tree)
+}
+
+/// Clones the mount at `dir` into a detached one whose owners are mapped by the user
+/// namespace behind `user_namespace`, and returns its root.
+///
+/// # Errors
+/// `EINVAL` when its file system knows no idmapped mounts (FUSE: before Linux 6.12, or when
+/// its server did not agree), `EPERM` without CAP_SYS_ADMIN or for the initial namespace.
+pub fn detached_idmapped(
+    dir: BorrowedFd<'_>,
+    user_namespace: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
+    let tree = detached(dir)?;
+    let userns_fd = u64::try_from(user_namespace.as_raw_fd())
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    set_attributes(
+        tree.as_fd(),
+        libc::mount_attr {
+            attr_set: libc::MOUNT_ATTR_IDMAP,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd,
+        },
+    )?;
+    Ok(tree)
+}
+
+fn detached(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = open_tree(dir, c"", flags)?;
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
+    Ok(open_tree(dir, c"", flags)?)
+}
+
+fn set_attributes(tree: BorrowedFd<'_>, attributes: libc::mount_attr) -> io::Result<()> {
     let flags: c_int = libc::AT_EMPTY_PATH;
     // SAFETY: the path is NUL-terminated and `attributes` is valid for its whole stated size;
     // the kernel keeps neither pointer.
@@ -42,13 +78,11 @@ pub fn detached_readonly(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     if status != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(tree)
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use rustix::fs::{CWD, Mode, OFlags, openat};
     use rustix::io::Errno;
 

@@ -24,6 +24,16 @@ pub fn inherit_only_standard_streams() -> io::Result<()> {
     Ok(())
 }
 
+/// Moves this process into a user namespace of its own, which maps nobody yet.
+///
+/// # Errors
+/// `EINVAL` in a process that has threads, `EPERM` or `ENOSPC` where the host forbids it.
+pub fn enter_own_user_namespace() -> io::Result<()> {
+    // SAFETY: CLONE_NEWUSER does not touch the descriptor table, which is all that makes
+    // unshare(2) unsafe.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWUSER) }?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
