@@ -8,6 +8,7 @@
 
 mod command;
 mod disk;
+mod forge;
 mod mounted;
 mod scratch;
 mod snapshot;
@@ -15,6 +16,7 @@ mod workshop;
 
 pub(crate) use command::{Succeed, mica, require_root};
 pub(crate) use disk::{Disk, DiskFormat};
+pub(crate) use forge::Forge;
 pub(crate) use mounted::{MountOptions, Mounted, Store};
 pub(crate) use scratch::{Scratch, is_mountpoint, unmount_beneath};
 pub(crate) use snapshot::{Described, Snapshot, assert_same, snapshot};

@@ -116,6 +116,16 @@ pub enum ImportError {
     /// A `.wh.` name that names nothing.
     #[error("\"{0}\" is a whiteout of nothing")]
     BadWhiteout(String),
+    /// A layer of a container image that cannot be imported.
+    #[error("layer {number} of {count} of the image")]
+    Layer {
+        /// Which layer, from 1.
+        number: usize,
+        /// How many there are.
+        count: usize,
+        /// What is wrong.
+        source: Box<ImportError>,
+    },
     /// A broken container image.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -158,6 +168,7 @@ impl ImportError {
             Self::Spool(source) => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
+            Self::Layer { source, .. } => source.is_no_space(),
             Self::Cancelled
             | Self::Open { .. }
             | Self::NotASource(_)
@@ -183,6 +194,50 @@ impl ImportError {
             | Self::Merge(_)
             | Self::SpoolFull(_)
             | Self::Thread(_) => false,
+        }
+    }
+
+    /// Whether the content of the source is at fault, and not the host or the user.
+    pub(super) fn is_of_the_source(&self) -> bool {
+        match self {
+            Self::Compression { .. }
+            | Self::Tar(_)
+            | Self::EmptyArchive(_)
+            | Self::TooManyNodes(_)
+            | Self::Path(_)
+            | Self::NotADirectory { .. }
+            | Self::TooDeep(_)
+            | Self::LinkLoop(_)
+            | Self::NoLinkTarget { .. }
+            | Self::LinkToDirectory { .. }
+            | Self::RootReplaced
+            | Self::BadWhiteout(_)
+            | Self::Metadata { .. }
+            | Self::Build(_)
+            | Self::SpoolFull(_) => true,
+            Self::Cancelled
+            | Self::Open { .. }
+            | Self::NotASource(_)
+            | Self::File { .. }
+            | Self::Changed { .. }
+            | Self::Pattern(_)
+            | Self::Layer { .. }
+            | Self::Image(_)
+            | Self::Object(_)
+            | Self::Content { .. }
+            | Self::Below(_)
+            | Self::Merge(_)
+            | Self::Spool(_)
+            | Self::Thread(_) => false,
+        }
+    }
+
+    /// Says which layer of an image is broken.
+    pub(super) fn in_layer(self, number: usize, count: usize) -> Self {
+        if self.is_of_the_source() {
+            Self::Layer { number, count, source: Box::new(self) }
+        } else {
+            self
         }
     }
 

@@ -153,7 +153,8 @@ pub(super) fn read_image(
     for (index, layer) in plan.layers.iter().enumerate() {
         session.progress.layer(index, plan.layers.len());
         let rules = Rules { lower: below.as_ref(), whiteouts: true, needs_end_mark: false };
-        let (manifest, count) = read_blob(session, files, layer, rules)?;
+        let (manifest, count) = read_blob(session, files, layer, rules)
+            .map_err(|error| error.in_layer(index + 1, plan.layers.len()))?;
         members += count;
         if index + 1 < plan.layers.len() {
             let manifest = Manifest::from_bytes(manifest.clone())?;
@@ -201,9 +202,13 @@ fn read_blob(
         }
         Some((digest, size)) => {
             let mut verified = Verified::new(file, digest.clone());
-            let layer = read(&mut verified)?;
+            let layer = read(&mut verified);
+            if layer.as_ref().is_err_and(|error| !error.is_of_the_source()) {
+                return layer;
+            }
+            // Damage may look like a broken archive; the digest says it better.
             verified.finish(Some(*size))?;
-            Ok(layer)
+            layer
         }
     }
 }
