@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 
 #[path = "../fuzz/cases/manifest_reader.rs"]
 mod manifest_reader;
+#[path = "../fuzz/cases/oci_import.rs"]
+mod oci_import;
+#[path = "../fuzz/cases/tar_import.rs"]
+mod tar_import;
 
 fn seed() -> u64 {
     std::env::var("MICA_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
@@ -117,4 +121,14 @@ fn fuzz(target: &str, count: u32, case: impl Fn(&[u8])) {
 #[test]
 fn any_bytes_as_a_manifest_give_an_error_or_a_value() {
     fuzz("manifest_reader", 20_000, manifest_reader::run);
+}
+
+#[test]
+fn any_bytes_as_a_tree_archive_give_an_error_or_a_layer() {
+    fuzz("tar_import", 4_000, tar_import::run);
+}
+
+#[test]
+fn any_bytes_as_an_image_give_an_error_or_layers() {
+    fuzz("oci_import", 1_000, oci_import::run);
 }
