@@ -2,6 +2,9 @@
 //!
 //! Needs root and /dev/fuse.
 
+// Helpers outside #[test] functions fail their test just as well.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::io::Write;

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
@@ -91,7 +91,10 @@ pub(super) struct OpenFile {
 }
 
 /// An inode with open files.
+#[derive(Default)]
 pub(super) struct OpenInode {
+    /// Requests that are about to change `state`; counted under the table's lock.
+    users: AtomicU32,
     state: Mutex<State>,
     served: Mutex<Served>,
 }
@@ -149,9 +152,7 @@ impl FileSystem {
     ) -> Result<Opened, FsError> {
         let inode = self.inode(id);
         let opened = self.open_inode(&inode, id, request, caller);
-        if opened.is_err() {
-            self.let_go(id, &inode);
-        }
+        self.let_go(id, &inode);
         opened
     }
 
@@ -330,14 +331,20 @@ impl FileSystem {
             file.id
         };
         let inode = self.inode(id);
-        let mut state = inode.state.lock();
-        state.passthrough = state.passthrough.saturating_sub(1);
-        state.cached += 1;
-        if state.passthrough > 0 {
+        let others = {
+            let mut state = inode.state.lock();
+            state.passthrough = state.passthrough.saturating_sub(1);
+            state.cached += 1;
+            if state.passthrough == 0 {
+                state.backing = None;
+                state.passthrough_writers = 0;
+            }
+            state.passthrough > 0
+        };
+        self.let_go(id, &inode);
+        if others {
             return Err(FsError::Host(rustix::io::Errno::IO));
         }
-        state.backing = None;
-        state.passthrough_writers = 0;
         self.counters.passthrough_refused.hit();
         Ok(())
     }
@@ -379,25 +386,30 @@ impl FileSystem {
         })
     }
 
+    /// The open state of `id`; every call is paired with one of `let_go`.
     fn inode(&self, id: NodeId) -> Arc<OpenInode> {
         let mut inodes = self.inodes.lock();
-        let fresh = || Arc::new(OpenInode { state: Mutex::default(), served: Mutex::default() });
-        Arc::clone(inodes.entry(id).or_insert_with(fresh))
+        let inode = inodes.entry(id).or_default();
+        inode.users.fetch_add(1, Ordering::AcqRel);
+        Arc::clone(inode)
     }
 
     pub(super) fn inode_if_open(&self, id: NodeId) -> Option<Arc<OpenInode>> {
         self.inodes.lock().get(&id).cloned()
     }
 
-    /// Forgets an inode without open files that nobody else is looking at.
-    fn let_go(&self, id: NodeId, inode: &Arc<OpenInode>) {
+    /// Forgets an inode without open files that nobody else is about to open.
+    fn let_go(&self, id: NodeId, inode: &OpenInode) {
         let mut inodes = self.inodes.lock();
+        if inode.users.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        // Only glances hold this lock now: whoever changes the state is counted in `users`.
         let idle = {
-            let state = inode.state.try_lock();
-            state.is_some_and(|state| state.passthrough == 0 && state.cached == 0)
+            let state = inode.state.lock();
+            state.passthrough == 0 && state.cached == 0
         };
-        // The table's reference and the caller's.
-        if idle && Arc::strong_count(inode) <= 2 {
+        if idle {
             inodes.remove(&id);
         }
     }

@@ -209,10 +209,18 @@ impl Union {
         Ok(())
     }
 
-    /// Gives a moved metadata-only copy or directory the path under which the tree has it,
-    /// for the kernel's overlayfs; Mica itself goes by the origin mark.
+    /// Prepares an inode for standing under another name.
+    ///
+    /// A metadata-only copy and a merged directory get the path under which the tree has
+    /// them, for the kernel's overlayfs; Mica itself goes by the origin mark. A directory
+    /// born here must not merge with what the tree has under the new name.
     pub(super) fn redirect(&self, node: &Node) -> Result<(), UnionError> {
-        let Some(origin) = node.origin() else { return Ok(()) };
+        let Some(origin) = node.origin() else {
+            if node.kind == FileKind::Directory {
+                marks::set(&*self.descriptor(node)?, marks::OPAQUE, b"y")?;
+            }
+            return Ok(());
+        };
         let shared = matches!(node.content(), Content::Object(_));
         if node.kind != FileKind::Directory && !shared {
             return Ok(());

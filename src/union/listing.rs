@@ -128,10 +128,8 @@ impl Union {
                     Source::Tree(ino) => (self.attributes(NodeId::tree(*ino)), ListedKind::Tree),
                     Source::Upper(upper) => {
                         let found = self.found(node, name)?;
-                        let listed = self
-                            .upper_node(node, *upper, found)
-                            .and_then(|node| self.node_attributes(&node));
-                        (listed, ListedKind::Private)
+                        let child = self.upper_node(node, *upper, found);
+                        (child.and_then(|n| self.node_attributes(&n)), ListedKind::Private)
                     }
                 };
                 let attributes = match attributes {
@@ -140,7 +138,10 @@ impl Union {
                     Err(UnionError::Host(rustix::io::Errno::NOENT) | UnionError::Stale) => continue,
                     Err(error) => return Err(error),
                 };
-                if emit(Listed { name, attributes, kind, next: *next }) {
+                let full = emit(Listed { name, attributes, kind, next: *next });
+                // A listing alone gives the kernel no reference to keep a node for.
+                self.forget(attributes.id, 0);
+                if full {
                     return Ok(());
                 }
             }

@@ -45,13 +45,27 @@ impl Union {
     /// # Errors
     /// [`UnionError::NoEntry`], [`UnionError::NotDirectory`].
     pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Attributes, UnionError> {
-        match self.child(parent, name)? {
+        let found = match name {
+            // A file handle that the kernel decodes: the inode itself, then what leads to it.
+            b"." => self.place(parent)?,
+            b".." => self.place(self.parent(parent)?)?,
+            name => self.child(parent, name)?,
+        };
+        match found {
             Place::Tree(inode) => Ok(self.tree_attributes(&inode)),
             Place::Private(node) => {
                 self.hold(&node);
                 self.node_attributes(&node)
             }
         }
+    }
+
+    /// The directory that `id` was last found in.
+    fn parent(&self, id: NodeId) -> Result<NodeId, UnionError> {
+        Ok(match self.place(id)? {
+            Place::Tree(inode) => NodeId::tree(inode.parent),
+            Place::Private(node) => NodeId::from_raw(node.parent.load(Ordering::Relaxed)),
+        })
     }
 
     /// Counts one reference of the kernel's to `id`.
@@ -112,7 +126,9 @@ impl Union {
             }
         }
         let Some(node) = node else { return };
-        if node.is_unlinked() && id.as_tree().is_some() {
+        if id.as_tree().is_none() {
+            self.forget(id, 0);
+        } else if node.is_unlinked() {
             self.bury(&node);
         }
     }
@@ -317,6 +333,12 @@ impl Union {
             NodeId::internal(self.next_internal.fetch_add(1, Ordering::Relaxed))
         } else {
             wanted
+        };
+        // Two private files with one origin are copies that somebody made outside of a mount.
+        let ino = if table.nodes.contains_key(&wanted) && origin.is_some() {
+            NodeId::born(status.ino).get()
+        } else {
+            ino
         };
         let node = Arc::new(Node {
             id: AtomicU64::new(id.get()),
