@@ -725,6 +725,8 @@ fn a_layer_on_another_hides_links_and_follows() {
         .file("opt/old/a", "x")
         .file("data", "shared")
         .link("data-too", "data")
+        .file("was/x", "x")
+        .file("was/y", "y")
         .end();
     let base = workshop.import(stream(base));
     let lower = Workshop::tree(&base.layers);
@@ -737,6 +739,13 @@ fn a_layer_on_another_hides_links_and_follows() {
         .link("linked", "data")
         .link("lib/libc-too", "lib/libc")
         .file(".wh..wh.plnk", "aufs")
+        // What hides nothing makes nothing: a directory that is nowhere, a directory that a file
+        // replaces, before and after it does.
+        .file("nowhere/.wh.x", "")
+        .file("nowhere/too/.wh..wh..opq", "")
+        .file("was/.wh.x", "")
+        .file("was", "a file")
+        .file("was/.wh.y", "")
         .end();
     let options = ImportOptions { on: Some(&lower), ..Default::default() };
     let heard = Heard::default();
@@ -762,7 +771,8 @@ fn a_layer_on_another_hides_links_and_follows() {
             "/usr/lib",
             "/usr/lib/libc",
             "/usr/lib/libc-too",
-            "/usr/lib/libnew"
+            "/usr/lib/libnew",
+            "/was"
         ]
     );
     assert_eq!(tree["/lib"].kind, FileType::Symlink);

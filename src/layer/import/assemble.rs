@@ -43,7 +43,15 @@ pub(super) struct Assembly<'a> {
     named_acls: Vec<NamedAcl>,
     accounts: Accounts,
     /// The parent names of the last member and what they resolved to; members come grouped.
-    last_parent: Option<(Vec<FileName>, LayerPath)>,
+    last_parent: Option<(Vec<FileName>, Parent)>,
+}
+
+/// The directory that a member goes into.
+#[derive(Clone)]
+struct Parent {
+    path: LayerPath,
+    /// Whether it is there already, in the layer or below.
+    exists: bool,
 }
 
 struct NamedAcl {
@@ -127,13 +135,13 @@ impl<'a> Assembly<'a> {
             self.keep_acls(root, member);
             return Ok(None);
         };
-        let parent = self.directory(parents, &member.path)?;
         if self.whiteouts
             && let Some(whiteout) = whiteout::parse(name.as_bytes())
         {
-            self.whiteout(&parent, whiteout, member)?;
+            self.whiteout(parents, whiteout, member)?;
             return Ok(None);
         }
+        let parent = self.directory(parents, &member.path)?.path;
         let path = parent.join(name.clone());
         let content = match &member.kind {
             MemberKind::Regular => {
@@ -239,7 +247,7 @@ impl<'a> Assembly<'a> {
         let Some((name, parents)) = parsed.names().split_last() else {
             return Err(to_directory());
         };
-        let target = self.directory(parents, &member.path)?.join(name.clone());
+        let target = self.directory(parents, &member.path)?.path.join(name.clone());
         if target == *path && self.builder.get(path).is_some() {
             return Ok(());
         }
@@ -258,24 +266,35 @@ impl<'a> Assembly<'a> {
 
     fn whiteout(
         &mut self,
-        parent: &LayerPath,
+        parents: &[FileName],
         whiteout: Whiteout,
         member: &Member,
     ) -> Result<(), ImportError> {
+        let parent = match self.directory(parents, &member.path) {
+            // umoci takes the names out of a directory that it then replaces by a file.
+            Err(ImportError::NotADirectory { .. }) => None,
+            parent => Some(parent?).filter(|parent| parent.exists).map(|parent| parent.path),
+        };
         self.last_parent = None;
-        match whiteout {
-            Whiteout::Name(hidden) => self.builder.whiteout(&parent.join(hidden)),
-            Whiteout::Opaque => self.builder.opaque(parent),
-            Whiteout::Bookkeeping => {
+        match (whiteout, parent) {
+            (Whiteout::Name(hidden), Some(parent)) => {
+                self.builder.whiteout(&parent.join(hidden));
+            }
+            (Whiteout::Opaque, Some(parent)) => self.builder.opaque(&parent),
+            // There is nothing to hide, and no directory shall come from it.
+            (Whiteout::Name(_) | Whiteout::Opaque, None) => {}
+            (Whiteout::Bookkeeping, _) => {
                 self.progress.note(&Note::AufsFile(printable(&member.path)));
             }
-            Whiteout::Invalid => return Err(ImportError::BadWhiteout(printable(&member.path))),
+            (Whiteout::Invalid, _) => {
+                return Err(ImportError::BadWhiteout(printable(&member.path)));
+            }
         }
         Ok(())
     }
 
     /// Resolves the directory that `names` lead to; what is missing on the way is to be made.
-    fn directory(&mut self, names: &[FileName], member: &[u8]) -> Result<LayerPath, ImportError> {
+    fn directory(&mut self, names: &[FileName], member: &[u8]) -> Result<Parent, ImportError> {
         if names.len() > MAX_DEPTH {
             return Err(ImportError::TooDeep(member.into()));
         }
@@ -314,7 +333,7 @@ impl<'a> Assembly<'a> {
                 }
             }
         }
-        let resolved = walk.path();
+        let resolved = Parent { path: walk.path(), exists: walk.exists() };
         self.last_parent = Some((names.to_vec(), resolved.clone()));
         Ok(resolved)
     }
@@ -387,6 +406,11 @@ impl<'a> Walk<'a> {
 
     fn restart(&mut self) {
         self.levels.clear();
+    }
+
+    /// Whether there is something at this position.
+    fn exists(&self) -> bool {
+        self.levels.last().is_none_or(|(_, above, below)| above.is_some() || below.is_some())
     }
 
     fn path(&self) -> LayerPath {
