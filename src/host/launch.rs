@@ -145,16 +145,13 @@ pub fn mount_process() -> Result<(), HostError> {
     };
     // Fails only for a process group leader, which a started process is not.
     let _session = rustix::process::setsid();
-    let null = || File::options().read(true).write(true).open("/dev/null");
-    null()
-        .and_then(|null| Ok(rustix::stdio::dup2_stdin(null)?))
-        .map_err(broken("let go of", "standard input"))?;
     let mut answered = false;
     let served = super::serve::serve(&spec, &mut |ready| {
         answered = true;
         answer(&Answer::Ready(ready.clone()));
-        if let Err(error) = null().and_then(|null| Ok(rustix::stdio::dup2_stdout(null)?)) {
-            tracing::warn!(%error, "standard output stays open");
+        // The caller reads to the end of the line; what else it connected may wait for ours.
+        if let Err(error) = let_go() {
+            tracing::warn!(%error, "the caller's streams stay open");
         }
     });
     match served {
@@ -164,6 +161,13 @@ pub fn mount_process() -> Result<(), HostError> {
         }
         served => served,
     }
+}
+
+/// Puts /dev/null in the place of the caller's pipes.
+fn let_go() -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(rustix::stdio::dup2_stdout(&null)?)
 }
 
 fn answer(answer: &Answer) {

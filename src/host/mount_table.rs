@@ -82,8 +82,9 @@ fn parse(line: &[u8]) -> Option<MountEntry> {
     })
 }
 
-/// Undoes the kernel's `\ooo` for blanks, tabs, newlines and backslashes.
-fn unescaped(field: &[u8]) -> Vec<u8> {
+/// Undoes the `\ooo` for blanks, tabs, newlines and backslashes of mountinfo and fstab.
+#[must_use]
+pub fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {

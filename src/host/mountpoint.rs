@@ -30,27 +30,18 @@ pub fn prepare(path: &Path) -> Result<PathBuf, HostError> {
         Err(error) => return Err(system("make the mountpoint", path)(error)),
     }
     let path = mount_table::canonical(path).map_err(system("find the mountpoint", path))?;
-    for _ in 0..STACKED_LIMIT {
-        let names = match fs::read_dir(&path) {
-            Err(error) if is_dead(&error) => {
-                detach_dead(&path)?;
-                continue;
-            }
-            names => names.map_err(system("list the mountpoint", &path))?,
-        };
-        let mut names = names;
-        if names.next().is_none() {
-            return Ok(path);
-        }
-        let there = mount_table::at(&path).map_err(system("look up", &path))?;
-        return Err(match there {
-            Some(MountEntry { source, fs_type, .. }) if fs_type == mount_table::FS_TYPE => {
-                HostError::MountpointTaken { path, template: source }
-            }
-            _ => HostError::MountpointNotEmpty { path },
-        });
+    clear_dead(&path)?;
+    let mut names = fs::read_dir(&path).map_err(system("list the mountpoint", &path))?;
+    if names.next().is_none() {
+        return Ok(path);
     }
-    Err(HostError::MountpointDead { path, fs_type: mount_table::FS_TYPE.to_owned() })
+    let there = mount_table::at(&path).map_err(system("look up", &path))?;
+    Err(match there {
+        Some(entry) if entry.is_mica() => {
+            HostError::MountpointTaken { path, template: entry.source }
+        }
+        _ => HostError::MountpointNotEmpty { path },
+    })
 }
 
 /// Detaches the topmost mount at `path` if it is Mica's.
@@ -70,23 +61,27 @@ fn detach_dead(path: &Path) -> Result<(), HostError> {
 }
 
 /// Whether something at `path` answers as a file system does whose server died.
+///
+/// Asks for the free space, which nobody caches: attributes and names of a dead root may
+/// still be answered from the kernel's memory.
 #[must_use]
 pub fn is_dead_mount(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_err_and(|error| is_dead(&error))
+    rustix::fs::statfs(path).is_err_and(|errno| errno == rustix::io::Errno::NOTCONN)
 }
 
 /// Detaches every dead mount of Mica's at `path`.
 ///
 /// # Errors
-/// As the system says.
+/// [`HostError::MountpointDead`] when a dead mount is not Mica's, or there is no end of them.
 pub fn clear_dead(path: &Path) -> Result<(), HostError> {
     for _ in 0..STACKED_LIMIT {
         if !is_dead_mount(path) {
-            break;
+            return Ok(());
         }
         detach_dead(path)?;
     }
-    Ok(())
+    let fs_type = mount_table::FS_TYPE.to_owned();
+    Err(HostError::MountpointDead { path: path.to_owned(), fs_type })
 }
 
 /// Unmounts what Mica mounted at `path`, if it is on top there.

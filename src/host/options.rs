@@ -73,7 +73,7 @@ impl GenericOptions {
 /// Everything that can be said after `-o`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MountOptions {
-    /// `private=DIR`
+    /// `private=DIR`, or `private_dir=DIR`, which no mount(8) takes for something else
     pub private: Option<PathBuf>,
     /// `store=DIR`
     pub store: Option<PathBuf>,
@@ -175,10 +175,12 @@ impl MountOptions {
         let text =
             || String::from_utf8(value.to_vec()).map_err(|_| OptionError::NotText(key.to_owned()));
         match key {
-            "private" | "store" | "name" | "fsname" | "shared_paths" if value.is_empty() => {
+            "private" | "private_dir" | "store" | "name" | "fsname" | "shared_paths"
+                if value.is_empty() =>
+            {
                 return Err(OptionError::Valueless(key.to_owned()));
             }
-            "private" => self.private = Some(path()),
+            "private" | "private_dir" => self.private = Some(path()),
             "store" => self.store = Some(path()),
             "name" => self.name = Some(text()?),
             "fsname" => self.fsname = Some(text()?),
@@ -215,7 +217,7 @@ impl MountOptions {
             "sync" => generic.synchronous = true,
             "dirsync" => generic.synchronous_directories = true,
             "remount" => return Err(OptionError::Remount),
-            "private" | "store" | "name" | "fsname" | "shared_paths" => {
+            "private" | "private_dir" | "store" | "name" | "fsname" | "shared_paths" => {
                 return Err(OptionError::Valueless(key.to_owned()));
             }
             _ if SILENT.contains(&key) => {}

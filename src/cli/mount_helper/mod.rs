@@ -4,6 +4,8 @@
 //! mount(8) calls `mount.fuse.mica SOURCE TARGET [-sfnvw] [-r] [-o OPTIONS] [-t TYPE]
 //! [-N NAMESPACE]`. Success is silent.
 
+mod caller;
+
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -95,6 +97,9 @@ impl Call {
             options.parse(&list, sloppy)?;
         }
         options.generic.read_only |= read_only;
+        if options.private.is_none() {
+            options.private = caller::private_directory(target.as_ref());
+        }
         Ok(Self { source: source.to_owned(), target: target.into(), options, fake })
     }
 
