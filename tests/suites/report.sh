@@ -18,7 +18,8 @@ pass() {
 # fail CLAIM: the claim did not hold; shows the end of the log.
 fail() {
     local recent
-    recent=$(tac "$MICA_TEST_LOG" | sed '/^--- /q' | tac | tail -n 40)
+    recent=$(awk '/^--- / { count = 0 } { line[count++] = $0 }
+        END { for (at = count > 40 ? count - 40 : 0; at < count; at++) print line[at] }' "$MICA_TEST_LOG")
     tell 0 1 "FAIL  $MICA_TEST_SUITE: $*; the end of $MICA_TEST_LOG:"
     echo "$recent" >&3
 }
