@@ -154,7 +154,7 @@ pub(crate) struct Root {
 impl Root {
     /// Ends its mount process as a power cut does; the dead mount stays.
     pub(crate) fn kill(&mut self) {
-        if let Some(mounted) = &mut self.mounted {
+        if let Some(mounted) = self.mounted.take() {
             mounted.kill();
         }
     }

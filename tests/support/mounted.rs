@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::statfs;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::scratch::is_mountpoint;
@@ -68,7 +69,6 @@ impl Store {
 
     /// As [`Store::serve`], of a prepared `command`.
     pub(crate) fn serve_with(&self, command: &mut Command, mountpoint: &Path) -> Mounted {
-        let before = device_of(mountpoint);
         let server = command.stdin(Stdio::null()).spawn().expect("mica can be started");
         let mut mounted = Mounted {
             mountpoint: mountpoint.to_owned(),
@@ -79,7 +79,9 @@ impl Store {
             if let Some(status) = mounted.exited() {
                 panic!("mica mount --foreground ended with {status} before it was mounted");
             }
-            is_mountpoint(&mounted.mountpoint) && device_of(&mounted.mountpoint) != before
+            // A dead mount that is to be replaced is one too, but has nobody to answer the first
+            // question; in this order, since it may go between the two.
+            statfs(&mounted.mountpoint).is_ok() && is_mountpoint(&mounted.mountpoint)
         });
         mounted
     }
@@ -91,7 +93,7 @@ impl Store {
         mountpoint: &Path,
         options: &MountOptions,
     ) -> Command {
-        let mut command = self.mica(["mount", template]);
+        let mut command = self.mica(["mount", "--quiet", template]);
         command.arg(mountpoint);
         if let Some(private) = &options.private {
             command.arg("--private").arg(private);
@@ -162,14 +164,15 @@ impl Mounted {
         }
     }
 
-    /// Ends the mount process with SIGKILL, as a crash would, and leaves the dead mount behind.
+    /// Ends the mount process with SIGKILL, as a crash would, and leaves the dead mount behind: to
+    /// the next mount there, or to the scratch directory.
     ///
     /// Only for a root from [`Store::serve`].
-    pub(crate) fn kill(&mut self) {
-        let server = self.server.as_mut().expect("only a served root can be killed");
+    pub(crate) fn kill(mut self) {
+        let mut server = self.server.take().expect("only a served root can be killed");
         server.kill().expect("a child can be killed");
         server.wait().expect("a child can be waited for");
-        self.server = None;
+        std::mem::forget(self);
     }
 
     fn exited(&mut self) -> Option<std::process::ExitStatus> {
@@ -204,10 +207,4 @@ impl Drop for Mounted {
             let _ended = server.wait();
         }
     }
-}
-
-/// The device of what lies at `path` (none: nothing, or a mount whose server is dead).
-fn device_of(path: &Path) -> Option<u64> {
-    use std::os::unix::fs::MetadataExt;
-    fs::symlink_metadata(path).ok().map(|metadata| metadata.dev())
 }
