@@ -76,9 +76,10 @@ fn union_errno(error: &UnionError) -> Errno {
 fn object_errno(error: &ObjectError) -> Errno {
     let source = match error {
         ObjectError::Io { source, .. } | ObjectError::Source(source) => source,
-        ObjectError::Missing(_) | ObjectError::Damaged(_) | ObjectError::Lost(_) => {
-            return Errno::IO;
-        }
+        ObjectError::Missing(_)
+        | ObjectError::Damaged(_)
+        | ObjectError::Length { .. }
+        | ObjectError::Lost(_) => return Errno::IO,
     };
     match Errno::from_io_error(source) {
         // The host ran out of something: its state, not the object's.

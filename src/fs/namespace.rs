@@ -1,5 +1,7 @@
 //! Names and metadata: thin, since the union does the work.
 
+use std::path::PathBuf;
+
 use rustix::fs::{RenameFlags, XattrFlags};
 
 use super::{Caller, FileSystem, FsError};
@@ -22,6 +24,11 @@ impl FileSystem {
             Err(UnionError::NoEntry) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Where an inode lies, for a log.
+    pub fn describe(&self, id: NodeId) -> PathBuf {
+        self.union.describe(id)
     }
 
     /// Counts one reference of the kernel's.

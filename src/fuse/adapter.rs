@@ -63,6 +63,31 @@ pub(super) struct Adapter {
     want_passthrough: bool,
 }
 
+/// What a request was about.
+#[derive(Clone, Copy)]
+enum At<'a> {
+    Inode(NodeId),
+    Name(NodeId, &'a [u8]),
+}
+
+impl From<INodeNo> for At<'_> {
+    fn from(ino: INodeNo) -> Self {
+        Self::Inode(node(ino))
+    }
+}
+
+impl<'a> From<(NodeId, &'a [u8])> for At<'a> {
+    fn from((dir, name): (NodeId, &'a [u8])) -> Self {
+        Self::Name(dir, name)
+    }
+}
+
+impl<'a> From<(INodeNo, &'a OsStr)> for At<'a> {
+    fn from((dir, name): (INodeNo, &'a OsStr)) -> Self {
+        Self::Name(node(dir), name.as_bytes())
+    }
+}
+
 /// Why a passthrough open has no registration.
 enum Refusal {
     Fs(FsError),
@@ -83,45 +108,49 @@ impl Adapter {
         }
     }
 
-    /// The errno of a failure; damage is told to the log, where its cause belongs.
-    fn refuse(&self, error: &FsError) -> Errno {
+    /// The errno of a failure; damage is told to the log with the file it befell.
+    fn refuse(&self, at: At<'_>, error: &FsError) -> Errno {
         let number = error.errno();
         if number == rustix::io::Errno::IO {
             self.fs.counters().io_errors.hit();
-            tracing::error!(%error, "a request failed with EIO");
+            let file = match at {
+                At::Inode(id) => self.fs.describe(id),
+                At::Name(dir, name) => self.fs.describe(dir).join(OsStr::from_bytes(name)),
+            };
+            tracing::error!(file = %file.display(), %error, "a request failed with EIO");
         }
         errno(number)
     }
 
-    fn entry(&self, reply: ReplyEntry, found: Result<Attributes, FsError>) {
+    fn entry(&self, at: At<'_>, reply: ReplyEntry, found: Result<Attributes, FsError>) {
         match found {
             Ok(attributes) => {
                 let ttl = lookup_ttl(&attributes);
                 reply.entry_with_ttls(&ttl, &FOREVER, &named(&attributes), GENERATION);
             }
-            Err(error) => reply.error(self.refuse(&error)),
+            Err(error) => reply.error(self.refuse(at, &error)),
         }
     }
 
-    fn empty(&self, reply: ReplyEmpty, done: Result<(), FsError>) {
+    fn empty(&self, at: At<'_>, reply: ReplyEmpty, done: Result<(), FsError>) {
         match done {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.refuse(&error)),
+            Err(error) => reply.error(self.refuse(at, &error)),
         }
     }
 
-    fn attributes(&self, reply: ReplyAttr, found: Result<Attributes, FsError>) {
+    fn attributes(&self, at: At<'_>, reply: ReplyAttr, found: Result<Attributes, FsError>) {
         match found {
             Ok(attributes) => reply.attr(&attribute_ttl(&attributes), &shown(&attributes)),
-            Err(error) => reply.error(self.refuse(&error)),
+            Err(error) => reply.error(self.refuse(at, &error)),
         }
     }
 
     /// Answers an xattr request: its size, its bytes, or ERANGE.
-    fn sized(&self, reply: ReplyXattr, room: u32, value: Result<Vec<u8>, FsError>) {
+    fn sized(&self, at: At<'_>, reply: ReplyXattr, room: u32, value: Result<Vec<u8>, FsError>) {
         let value = match value {
             Ok(value) => value,
-            Err(error) => return reply.error(self.refuse(&error)),
+            Err(error) => return reply.error(self.refuse(at, &error)),
         };
         match u32::try_from(value.len()) {
             Ok(len) if room == 0 => reply.size(len),
@@ -250,9 +279,9 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.serve(RequestKind::Lookup, || match self.fs.lookup(node(parent), name.as_bytes()) {
-            Ok(Some(attributes)) => self.entry(reply, Ok(attributes)),
+            Ok(Some(attributes)) => self.entry((parent, name).into(), reply, Ok(attributes)),
             Ok(None) => reply.entry(&FOREVER, &negative(), GENERATION),
-            Err(error) => reply.error(self.refuse(&error)),
+            Err(error) => reply.error(self.refuse((parent, name).into(), &error)),
         });
     }
 
@@ -262,7 +291,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.serve(RequestKind::Getattr, || {
-            self.attributes(reply, self.fs.attributes(node(ino)));
+            self.attributes(ino.into(), reply, self.fs.attributes(node(ino)));
         });
     }
 
@@ -305,14 +334,14 @@ impl Filesystem for Adapter {
                 }
                 self.fs.attributes(id)
             };
-            self.attributes(reply, change_all());
+            self.attributes(ino.into(), reply, change_all());
         });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
         self.serve(RequestKind::Readlink, || match self.fs.symlink_target(node(ino)) {
             Ok(target) => reply.data(&target),
-            Err(error) => reply.error(self.refuse(&error)),
+            Err(error) => reply.error(self.refuse(ino.into(), &error)),
         });
     }
 
@@ -337,7 +366,11 @@ impl Filesystem for Adapter {
                 _ => return reply.error(Errno::EINVAL),
             };
             let who = caller(req, umask);
-            self.entry(reply, self.fs.create(node(parent), name.as_bytes(), entry, mode, who));
+            self.entry(
+                (parent, name).into(),
+                reply,
+                self.fs.create(node(parent), name.as_bytes(), entry, mode, who),
+            );
         });
     }
 
@@ -352,19 +385,23 @@ impl Filesystem for Adapter {
     ) {
         self.serve(RequestKind::Mkdir, || {
             let (parent, name, who) = (node(parent), name.as_bytes(), caller(req, umask));
-            self.entry(reply, self.fs.create(parent, name, NewEntry::Directory, mode, who));
+            self.entry(
+                (parent, name).into(),
+                reply,
+                self.fs.create(parent, name, NewEntry::Directory, mode, who),
+            );
         });
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.serve(RequestKind::Unlink, || {
-            self.empty(reply, self.fs.unlink(node(parent), name.as_bytes()));
+            self.empty((parent, name).into(), reply, self.fs.unlink(node(parent), name.as_bytes()));
         });
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.serve(RequestKind::Rmdir, || {
-            self.empty(reply, self.fs.rmdir(node(parent), name.as_bytes()));
+            self.empty((parent, name).into(), reply, self.fs.rmdir(node(parent), name.as_bytes()));
         });
     }
 
@@ -379,7 +416,11 @@ impl Filesystem for Adapter {
         self.serve(RequestKind::Symlink, || {
             let entry = NewEntry::Symlink(target.as_os_str().as_bytes());
             let (parent, name, who) = (node(parent), link_name.as_bytes(), caller(req, 0));
-            self.entry(reply, self.fs.create(parent, name, entry, 0o777, who));
+            self.entry(
+                (parent, name).into(),
+                reply,
+                self.fs.create(parent, name, entry, 0o777, who),
+            );
         });
     }
 
@@ -397,7 +438,7 @@ impl Filesystem for Adapter {
             let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
             let from = (node(parent), name.as_bytes());
             let to = (node(newparent), newname.as_bytes());
-            self.empty(reply, self.fs.rename(from, to, flags));
+            self.empty((parent, name).into(), reply, self.fs.rename(from, to, flags));
         });
     }
 
@@ -410,7 +451,11 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.serve(RequestKind::Link, || {
-            self.entry(reply, self.fs.link(node(ino), node(newparent), newname.as_bytes()));
+            self.entry(
+                (newparent, newname).into(),
+                reply,
+                self.fs.link(node(ino), node(newparent), newname.as_bytes()),
+            );
         });
     }
 
@@ -419,7 +464,7 @@ impl Filesystem for Adapter {
             let id = node(ino);
             let mut opened = match self.fs.open(id, open_request(flags.0), caller(req, 0)) {
                 Ok(opened) => opened,
-                Err(error) => return reply.error(self.refuse(&error)),
+                Err(error) => return reply.error(self.refuse(ino.into(), &error)),
             };
             let registered = self.register(id, &mut opened, |fd| reply.open_backing(fd));
             let handle = FileHandle(opened.handle.0);
@@ -430,7 +475,7 @@ impl Filesystem for Adapter {
                 Ok(None) => reply.opened(handle, cached_flags(opened.how)),
                 Err(error) => {
                     self.abandon(opened.handle);
-                    return reply.error(self.refuse(&error));
+                    return reply.error(self.refuse(ino.into(), &error));
                 }
             }
             if let Some(after) = opened.after {
@@ -453,7 +498,7 @@ impl Filesystem for Adapter {
             let (parent, name, who) = (node(parent), name.as_bytes(), caller(req, umask));
             let attributes = match self.fs.create(parent, name, NewEntry::File, mode, who) {
                 Ok(attributes) => attributes,
-                Err(error) => return reply.error(self.refuse(&error)),
+                Err(error) => return reply.error(self.refuse((parent, name).into(), &error)),
             };
             let id = attributes.id;
             let request = OpenRequest { truncate: false, ..open_request(flags) };
@@ -470,7 +515,7 @@ impl Filesystem for Adapter {
                 Ok(opened) => opened,
                 Err(error) => {
                     self.fs.forget(id, 1);
-                    return reply.error(self.refuse(&error));
+                    return reply.error(self.refuse((parent, name).into(), &error));
                 }
             };
             let handle = FileHandle(opened.handle.0);
@@ -508,7 +553,7 @@ impl Filesystem for Adapter {
             let len = usize::try_from(size).unwrap_or(usize::MAX);
             match self.fs.read(node(ino), offset, len) {
                 Ok(bytes) => reply.data(&bytes),
-                Err(error) => reply.error(self.refuse(&error)),
+                Err(error) => reply.error(self.refuse(ino.into(), &error)),
             }
         });
     }
@@ -529,7 +574,7 @@ impl Filesystem for Adapter {
             let strip = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
             match self.fs.write(node(ino), offset, data, strip) {
                 Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
-                Err(error) => reply.error(self.refuse(&error)),
+                Err(error) => reply.error(self.refuse(ino.into(), &error)),
             }
         });
     }
@@ -549,7 +594,7 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
@@ -559,12 +604,14 @@ impl Filesystem for Adapter {
         self.serve(RequestKind::Release, || {
             let handle = Handle(fh.0);
             self.backings.release(handle);
-            self.empty(reply, self.fs.close(handle));
+            self.empty(ino.into(), reply, self.fs.close(handle));
         });
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, data: bool, reply: ReplyEmpty) {
-        self.serve(RequestKind::Fsync, || self.empty(reply, self.fs.sync(node(ino), data)));
+        self.serve(RequestKind::Fsync, || {
+            self.empty(ino.into(), reply, self.fs.sync(node(ino), data))
+        });
     }
 
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -588,7 +635,7 @@ impl Filesystem for Adapter {
             });
             match listed {
                 Ok(()) => reply.ok(),
-                Err(error) => reply.error(self.refuse(&error)),
+                Err(error) => reply.error(self.refuse(ino.into(), &error)),
             }
         });
     }
@@ -604,7 +651,7 @@ impl Filesystem for Adapter {
         self.serve(RequestKind::Readdirplus, || {
             match self.list_plus(node(ino), offset, &mut reply) {
                 Ok(()) => reply.ok(),
-                Err(error) => reply.error(self.refuse(&error)),
+                Err(error) => reply.error(self.refuse(ino.into(), &error)),
             }
         });
     }
@@ -618,7 +665,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.serve(RequestKind::Fsyncdir, || {
-            self.empty(reply, self.fs.sync_directory(node(ino)));
+            self.empty(ino.into(), reply, self.fs.sync_directory(node(ino)));
         });
     }
 
@@ -631,7 +678,7 @@ impl Filesystem for Adapter {
                 let (files, spare) = (space.files, space.files_free);
                 reply.statfs(blocks, free, available, files, spare, block, 255, fragment);
             }
-            Err(error) => reply.error(self.refuse(&error)),
+            Err(error) => reply.error(self.refuse(INodeNo::ROOT.into(), &error)),
         });
     }
 
@@ -648,25 +695,29 @@ impl Filesystem for Adapter {
         self.serve(RequestKind::Setxattr, || {
             let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
             let who = caller(req, 0);
-            self.empty(reply, self.fs.set_xattr(node(ino), name.as_bytes(), value, flags, who));
+            self.empty(
+                ino.into(),
+                reply,
+                self.fs.set_xattr(node(ino), name.as_bytes(), value, flags, who),
+            );
         });
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.serve(RequestKind::Getxattr, || {
-            self.sized(reply, size, self.fs.xattr(node(ino), name.as_bytes()));
+            self.sized(ino.into(), reply, size, self.fs.xattr(node(ino), name.as_bytes()));
         });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.serve(RequestKind::Listxattr, || {
-            self.sized(reply, size, self.fs.xattr_list(node(ino), caller(req, 0)));
+            self.sized(ino.into(), reply, size, self.fs.xattr_list(node(ino), caller(req, 0)));
         });
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.serve(RequestKind::Removexattr, || {
-            self.empty(reply, self.fs.remove_xattr(node(ino), name.as_bytes()));
+            self.empty(ino.into(), reply, self.fs.remove_xattr(node(ino), name.as_bytes()));
         });
     }
 
@@ -685,7 +736,7 @@ impl Filesystem for Adapter {
             // No flag of a root's file is ever set: append-only and immutable are the host's.
             (GET_FLAGS, Ok(_)) => reply.ioctl(0, &0u32.to_ne_bytes()),
             (_, Ok(_)) => reply.error(Errno::ENOTTY),
-            (_, Err(error)) => reply.error(self.refuse(&error)),
+            (_, Err(error)) => reply.error(self.refuse(ino.into(), &error)),
         });
     }
 
@@ -701,7 +752,7 @@ impl Filesystem for Adapter {
     ) {
         self.serve(RequestKind::Fallocate, || {
             let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
-            self.empty(reply, self.fs.allocate(node(ino), mode, offset, length));
+            self.empty(ino.into(), reply, self.fs.allocate(node(ino), mode, offset, length));
         });
     }
 
@@ -723,7 +774,7 @@ impl Filesystem for Adapter {
             let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
             match self.fs.seek(node(ino), offset, sought) {
                 Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
-                Err(error) => reply.error(self.refuse(&error)),
+                Err(error) => reply.error(self.refuse(ino.into(), &error)),
             }
         });
     }
@@ -747,7 +798,7 @@ impl Filesystem for Adapter {
             let (from, to) = ((node(ino_in), offset_in), (node(ino_out), offset_out));
             match self.fs.copy_range(from, to, len) {
                 Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
-                Err(error) => reply.error(self.refuse(&error)),
+                Err(error) => reply.error(self.refuse(ino_in.into(), &error)),
             }
         });
     }

@@ -29,6 +29,16 @@ pub enum ObjectError {
     /// The name is there, but what it names is not the object.
     #[error("object {0} is damaged: not a regular file")]
     Damaged(ObjectId),
+    /// The object's file is longer or shorter than its content.
+    #[error("object {id} is damaged: {found} bytes long instead of {wanted}")]
+    Length {
+        /// The object.
+        id: ObjectId,
+        /// Length of its file in bytes.
+        found: u64,
+        /// Length of its content in bytes.
+        wanted: u64,
+    },
     /// The host could not make the staged objects durable earlier on; they cannot be trusted.
     #[error("the import in {} lost data to an earlier write error and must be started again", .0.display())]
     Lost(PathBuf),
@@ -41,7 +51,7 @@ impl ObjectError {
             Self::Io { source, .. } | Self::Source(source) => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
-            Self::Missing(_) | Self::Damaged(_) | Self::Lost(_) => false,
+            Self::Missing(_) | Self::Damaged(_) | Self::Length { .. } | Self::Lost(_) => false,
         }
     }
 

@@ -174,6 +174,13 @@ pub fn symlink_target(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
     rustix::fs::readlinkat(fd, c"", Vec::new()).map(std::ffi::CString::into_bytes)
 }
 
+/// Where the host says the inode is now, for a person to read; an inode that was found by its
+/// handle, or has no name, may have a useless one.
+pub fn place(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
+    let path = proc_path(fd.as_fd());
+    rustix::fs::readlink(path, Vec::new()).map(std::ffi::CString::into_bytes)
+}
+
 /// True if the mode says directory.
 pub fn is_directory(mode: u32) -> bool {
     mode & libc::S_IFMT == libc::S_IFDIR

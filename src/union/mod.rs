@@ -155,7 +155,8 @@ impl Union {
         let file = self.objects.open_object(&content.id)?;
         let len = file.len().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
         if len != content.size {
-            return Err(ObjectError::Damaged(content.id).into());
+            let (id, wanted) = (content.id, content.size);
+            return Err(ObjectError::Length { id, found: len, wanted }.into());
         }
         Ok(file)
     }

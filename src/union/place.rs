@@ -1,6 +1,9 @@
 //! From numbers and names to inodes, and what the kernel still knows.
 
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -239,6 +242,27 @@ impl Union {
             (Some(ino), EntryKind::Inode(kind)) => Some((ino, kind)),
             _ => None,
         })
+    }
+
+    /// Where `id` lies, for a log: its place in the template, or in the private directory if it
+    /// was born there.
+    pub fn describe(&self, id: NodeId) -> PathBuf {
+        let origin = match self.place(id) {
+            Ok(Place::Tree(inode)) => Some(inode.ino),
+            Ok(Place::Private(node)) => match (node.origin(), self.descriptor(&node)) {
+                (None, Ok(fd)) => {
+                    let here = inode::place(&*fd).unwrap_or_default();
+                    return PathBuf::from(OsString::from_vec(here));
+                }
+                (origin, _) => origin,
+            },
+            Err(_) => id.as_tree(),
+        };
+        let path = origin.and_then(|ino| self.tree.path(&self.tree.inode(ino).ok()?).ok());
+        match path {
+            Some(path) => Path::new("/").join(OsStr::from_bytes(&path)),
+            None => PathBuf::from(format!("inode {}", id.get())),
+        }
     }
 
     /// A tree inode found under a name of the tree: several names may have been copied up
