@@ -32,11 +32,19 @@ pub fn find(layers: &Layers, text: &str) -> Result<Template, HostError> {
         Some(Err(LayersError::NoTemplate(_))) | None => {
             let known: Vec<String> = names(layers)?.iter().map(ToString::to_string).collect();
             let hint = nearest(text, known.iter().map(String::as_str))
+                .or_else(|| nearest_untagged(text, &known))
                 .map_or_else(String::new, |name| format!("; did you mean {name:?}?"));
             Err(HostError::NoTemplate { wanted: text.to_owned(), hint })
         }
         Some(template) => Ok(template?),
     }
+}
+
+/// The template whose name without its tag is nearest to a text that has none either.
+fn nearest_untagged<'a>(text: &str, known: &'a [String]) -> Option<&'a str> {
+    let untagged = |name: &'a String| name.split(':').next().unwrap_or(name);
+    let near = nearest(text, known.iter().map(untagged)).filter(|_| !text.contains(':'))?;
+    known.iter().find(|name| untagged(name) == near).map(String::as_str)
 }
 
 /// The names of all readable templates, in order.

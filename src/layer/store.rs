@@ -48,10 +48,14 @@ pub enum LayersError {
         source: io::Error,
     },
     /// No layer of that name is in the store.
-    #[error("layer {0} is missing from the store")]
+    #[error(
+        "layer {0} is missing from the store; import its template again with --replace to restore it"
+    )]
     NoLayer(LayerId),
     /// The layer's manifest is damaged.
-    #[error("layer {id} is damaged")]
+    #[error(
+        "layer {id} is damaged ({source}); import its template again with --replace to restore it"
+    )]
     Damaged {
         /// The layer.
         id: LayerId,
@@ -59,7 +63,10 @@ pub enum LayersError {
         source: ManifestError,
     },
     /// The layer's manifest has another digest than its name.
-    #[error("layer {0} was altered: its content does not have that digest")]
+    #[error(
+        "layer {0} was altered: its content does not have that digest; \
+         import its template again with --replace to restore it"
+    )]
     Altered(LayerId),
     /// The bytes to be published are no layer.
     #[error("cannot publish a layer that is not valid")]
