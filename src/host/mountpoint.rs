@@ -3,8 +3,11 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::mount::UnmountFlags;
 
 use super::error::HostError;
@@ -13,15 +16,23 @@ use super::mount_table::{self, MountEntry};
 /// More dead mounts on one place than this are no accident.
 const STACKED_LIMIT: usize = 64;
 
-/// Makes `path` a directory that can be mounted on, and returns its absolute form.
+/// A directory that is fit to be mounted on, kept from other mounts of Mica's until dropped.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Its absolute path.
+    pub path: PathBuf,
+    _lock: OwnedFd,
+}
+
+/// Makes `path` a directory that can be mounted on.
 ///
 /// A missing directory is made. Dead mounts of Mica's on it are detached: their process is
-/// gone and all they answer is ENOTCONN.
+/// gone and all they answer is ENOTCONN. Waits for whoever prepared the same place before.
 ///
 /// # Errors
 /// [`HostError::MountpointTaken`], [`HostError::MountpointNotEmpty`],
 /// [`HostError::MountpointDead`] when the dead mount is not Mica's.
-pub fn prepare(path: &Path) -> Result<PathBuf, HostError> {
+pub fn prepare(path: &Path) -> Result<Prepared, HostError> {
     let system = HostError::system::<io::Error>;
     match fs::create_dir_all(path) {
         Ok(()) => {}
@@ -30,18 +41,38 @@ pub fn prepare(path: &Path) -> Result<PathBuf, HostError> {
         Err(error) => return Err(system("make the mountpoint", path)(error)),
     }
     let path = mount_table::canonical(path).map_err(system("find the mountpoint", path))?;
-    clear_dead(&path)?;
-    let mut names = fs::read_dir(&path).map_err(system("list the mountpoint", &path))?;
-    if names.next().is_none() {
-        return Ok(path);
-    }
-    let there = mount_table::at(&path).map_err(system("look up", &path))?;
-    Err(match there {
-        Some(entry) if entry.is_mica() => {
-            HostError::MountpointTaken { path, template: entry.source }
+    for _ in 0..STACKED_LIMIT {
+        clear_dead(&path)?;
+        let lock = match lock(&path) {
+            // It died just now.
+            Err(error) if is_dead(&error) => continue,
+            lock => lock.map_err(system("lock the mountpoint", &path))?,
+        };
+        // Somebody mounted there while the lock was waited for: look at that.
+        let Some(lock) = lock else { continue };
+        let there = mount_table::at(&path).map_err(system("look up", &path))?;
+        if let Some(entry) = there.filter(MountEntry::is_mica) {
+            return Err(HostError::MountpointTaken { path, template: entry.source });
         }
-        _ => HostError::MountpointNotEmpty { path },
-    })
+        let mut names = fs::read_dir(&path).map_err(system("list the mountpoint", &path))?;
+        if names.next().is_some() {
+            return Err(HostError::MountpointNotEmpty { path });
+        }
+        return Ok(Prepared { path, _lock: lock });
+    }
+    Err(HostError::MountpointDead { path, fs_type: mount_table::FS_TYPE.to_owned() })
+}
+
+/// Locks the directory at `path`; `None` if it is not there any more once it is locked.
+fn lock(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let directory = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NONBLOCK)
+        .open(path)?;
+    rustix::io::retry_on_intr(|| flock(&directory, FlockOperation::LockExclusive))?;
+    let (locked, now) = (directory.metadata()?, fs::metadata(path)?);
+    let same = (locked.dev(), locked.ino()) == (now.dev(), now.ino());
+    Ok(same.then(|| directory.into()))
 }
 
 /// Detaches the topmost mount at `path` if it is Mica's.
@@ -190,7 +221,7 @@ mod tests {
     fn a_missing_mountpoint_is_made_and_a_used_one_refused() {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let path = scratch.path().join("mnt/web1");
-        assert_eq!(prepare(&path).expect("made"), path.canonicalize().expect("exists"));
+        assert_eq!(prepare(&path).expect("made").path, path.canonicalize().expect("exists"));
         prepare(&path).expect("still empty");
         fs::write(path.join("letter"), b"dear").expect("written");
         assert!(matches!(prepare(&path), Err(HostError::MountpointNotEmpty { .. })));

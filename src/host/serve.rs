@@ -43,7 +43,8 @@ pub fn serve(spec: &MountSpec, ready: &mut dyn FnMut(&Ready)) -> Result<(), Host
     prepare_process();
     let store = Store::open(&spec.store, Access::Write)?;
     let layers = Layers::open(store.path())?;
-    let mountpoint = mountpoint::prepare(&spec.mountpoint)?;
+    let place = mountpoint::prepare(&spec.mountpoint)?;
+    let mountpoint = place.path.clone();
     let private = spec.private.as_deref().map(mountpoint::future_path).transpose()?;
     if let Some(private) = &private
         && private.starts_with(&mountpoint)
@@ -79,6 +80,7 @@ pub fn serve(spec: &MountSpec, ready: &mut dyn FnMut(&Ready)) -> Result<(), Host
     };
     let mount = fuse::Mount::new(Arc::clone(&file_system), &options)?;
     registered.new = false;
+    drop(place);
 
     let device = mount_table::at(&mountpoint)
         .map_err(HostError::system("look up", &mountpoint))?
