@@ -29,6 +29,8 @@ use crate::sys::inode;
 const UPPER: &str = "upper";
 const WORK: &str = "work";
 const INDEX: &str = "index";
+/// What a fresh ext4 disk holds.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// Why a private directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +135,7 @@ impl PrivateLayer {
             None => {
                 let names = listing::read_upper(&dir).map_err(host("list it"))?;
                 // A crash between making the parts and writing the record leaves this much.
-                let ours = [UPPER, WORK, INDEX, record::TEMPORARY];
+                let ours = [UPPER, WORK, INDEX, record::TEMPORARY, LOST_AND_FOUND];
                 if names.iter().any(|e| !ours.iter().any(|o| o.as_bytes() == &*e.name)) {
                     return Err(PrivateError::Foreign(path.to_owned()));
                 }
