@@ -18,6 +18,9 @@ use crate::control::Client;
 /// then, unless another mount namespace still uses the root.
 const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
+/// The same for a root that may have users: long enough for one that has none.
+const PATIENCE_WITH_USERS: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
 /// How an unmount ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmounted {
@@ -80,7 +83,8 @@ pub fn unmount_root(
     if let Some(mut client) = record.living() {
         let process = watch(&client)?;
         client.stop(detach)?;
-        return wait(process.as_ref());
+        let patience = if detach { &PATIENCE_WITH_USERS } else { &PATIENCE };
+        return wait(process.as_ref(), patience);
     }
     // Dead: the record and perhaps the mount are what is left of it.
     mountpoint::clear_dead(&mount.mountpoint)?;
@@ -103,10 +107,10 @@ fn watch(client: &Client) -> Result<Option<OwnedFd>, HostError> {
     }
 }
 
-fn wait(process: Option<&OwnedFd>) -> Result<Unmounted, HostError> {
+fn wait(process: Option<&OwnedFd>, patience: &Timespec) -> Result<Unmounted, HostError> {
     let Some(process) = process else { return Ok(Unmounted::Ended) };
     let mut fds = [PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN)];
-    let ended = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&PATIENCE)))
+    let ended = rustix::io::retry_on_intr(|| poll(&mut fds, Some(patience)))
         .map_err(io::Error::from)
         .map_err(HostError::system("wait for", "the mount process"))?;
     Ok(if ended > 0 { Unmounted::Ended } else { Unmounted::StillUsed })
