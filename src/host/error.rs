@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::options::OptionError;
 use super::roots::RootError;
@@ -46,6 +46,14 @@ pub enum HostError {
     /// A source to import.
     #[error(transparent)]
     Import(#[from] ImportError),
+    /// What was found in a source, or became of it.
+    #[error("cannot import {source_name}")]
+    ImportOf {
+        /// The source, as it was named.
+        source_name: String,
+        /// Why.
+        source: ImportError,
+    },
     /// A mount process.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -114,6 +122,12 @@ pub enum HostError {
          this container"
     )]
     NoFuse,
+    /// Something else lies where the kernel's FUSE device should.
+    #[error(
+        "/dev/fuse is not the kernel's FUSE device; make it that (character device 10:229), or \
+         pass the device to this container"
+    )]
+    NotFuse,
     /// The kernel's FUSE device cannot be used.
     #[error("cannot use /dev/fuse: {0}; allow this container the device (character device 10:229)")]
     FuseDenied(#[source] io::Error),
@@ -217,6 +231,17 @@ pub enum HostError {
 }
 
 impl HostError {
+    /// What became of the source `name`; one that the user ended needs no name.
+    pub(super) fn import_of(name: &Path) -> impl FnOnce(ImportError) -> Self {
+        let standard_input = name == Path::new("-");
+        let source_name =
+            if standard_input { "standard input".into() } else { name.display().to_string() };
+        move |source| match source {
+            ImportError::Cancelled => Self::Import(source),
+            source => Self::ImportOf { source_name, source },
+        }
+    }
+
     /// Makes a [`HostError::System`] of what the system said.
     pub(super) fn system<E: Into<io::Error>>(
         what: &'static str,

@@ -93,7 +93,8 @@ pub fn import_template(
         cancel: request.cancel,
         ..ImportOptions::default()
     };
-    let imported = import(source, &staging, &options, progress)?;
+    let imported = import(source, &staging, &options, progress)
+        .map_err(HostError::import_of(&request.source))?;
     // From here on it is quicker to finish than to undo: stopping is not looked at again.
     let published = staging.publish()?;
     let mut stack = base.as_ref().map_or_else(Stack::default, |base| base.stack.clone());

@@ -27,6 +27,9 @@ use crate::union::{SharedSet, Union};
 /// waiting for a busy one, and passthrough keeps reads and writes away from here.
 const SERVING_THREADS: usize = 4;
 
+/// What /dev/fuse is: `FUSE_MINOR` of the miscellaneous devices, linux/miscdevice.h.
+const FUSE_DEVICE: (u32, u32) = (10, 229);
+
 /// Mounts what `spec` says and serves it until it is unmounted; `ready` is called once it
 /// is usable.
 ///
@@ -132,7 +135,14 @@ fn check_host() -> Result<(), HostError> {
         return Err(HostError::NotRoot);
     }
     match File::options().read(true).write(true).open("/dev/fuse") {
-        Ok(_) => Ok(()),
+        Ok(device) => {
+            use std::os::unix::fs::{FileTypeExt, MetadataExt};
+            let found = device.metadata().map_err(HostError::FuseDenied)?;
+            let is_fuse = found.file_type().is_char_device()
+                && (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()))
+                    == FUSE_DEVICE;
+            if is_fuse { Ok(()) } else { Err(HostError::NotFuse) }
+        }
         Err(error)
             if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO)) =>
         {
