@@ -1,0 +1,16 @@
+//! Bad input and faults: each gets one clear sentence and loses nothing.
+//!
+//! Everything here runs the real program on real mounts. Needs root and /dev/fuse.
+
+// What goes wrong in the harness itself fails the test.
+#![allow(clippy::unwrap_used)]
+
+mod archives;
+mod damage;
+mod names;
+mod places;
+mod privilege;
+mod processes;
+mod stage;
+#[path = "../support/mod.rs"]
+mod support;
