@@ -292,7 +292,7 @@ fn a_used_mountpoint_is_refused() {
 fn a_dead_mount_is_cleared_away_by_the_next_one() {
     let desk = Desk::new();
     let (place, private) = (desk.at("one"), desk.private("web1"));
-    let mut dead = desk.store.serve("base:1", &place, &MountOptions::private(&private));
+    let dead = desk.store.serve("base:1", &place, &MountOptions::private(&private));
     fs::write(place.join("mine"), "kept").expect("written");
     rustix::fs::sync();
     dead.kill();
@@ -303,8 +303,6 @@ fn a_dead_mount_is_cleared_away_by_the_next_one() {
     assert_eq!(fs::read_to_string(place.join("mine")).expect("read"), "kept");
     root.unmount();
     assert!(!is_mountpoint(&place), "nothing dead lies beneath");
-    // Its process is reaped and its mount gone: there is nothing left to guard.
-    std::mem::forget(dead);
 }
 
 #[test]
@@ -312,13 +310,12 @@ fn umount_clears_a_dead_mount() {
     let desk = Desk::new();
     let place = desk.at("one");
     let options = MountOptions::private(&desk.private("web1"));
-    let mut dead = desk.store.serve("base:1", &place, &options);
+    let dead = desk.store.serve("base:1", &place, &options);
     dead.kill();
     desk.mica(["umount"]).arg(&place).succeed();
     assert!(!is_mountpoint(&place));
     let refused = desk.mica(["umount", "web1"]).refuse();
     assert!(sentence(&refused).contains("not mounted"), "{refused}");
-    drop(dead);
     desk.store.mount("base:1", &place, &options).unmount();
 }
 

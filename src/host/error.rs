@@ -236,9 +236,9 @@ impl HostError {
         let standard_input = name == Path::new("-");
         let source_name =
             if standard_input { "standard input".into() } else { name.display().to_string() };
-        move |source| match source {
-            ImportError::Cancelled => Self::Import(source),
-            source => Self::ImportOf { source_name, source },
+        move |source| {
+            let cancelled = matches!(source, ImportError::Cancelled);
+            if cancelled { Self::Import(source) } else { Self::ImportOf { source_name, source } }
         }
     }
 
