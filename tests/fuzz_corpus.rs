@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 mod manifest_reader;
 #[path = "../fuzz/cases/oci_import.rs"]
 mod oci_import;
+#[path = "../fuzz/cases/operations.rs"]
+mod operations;
 #[path = "../fuzz/cases/tar_import.rs"]
 mod tar_import;
 
@@ -131,4 +133,10 @@ fn any_bytes_as_a_tree_archive_give_an_error_or_a_layer() {
 #[test]
 fn any_bytes_as_an_image_give_an_error_or_layers() {
     fuzz("oci_import", 1_000, oci_import::run);
+}
+
+/// Needs root: a private layer carries trusted attributes.
+#[test]
+fn any_bytes_as_operations_leave_a_root_that_reads_the_same_when_reopened() {
+    fuzz("operations", 1_000, operations::run);
 }

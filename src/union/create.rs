@@ -1,7 +1,5 @@
 //! New entries: files, directories, symlinks, device nodes, and new names of old files.
 
-use std::sync::Arc;
-
 use rustix::fs::RenameFlags;
 
 use super::copy_up::upper_kind;
@@ -133,8 +131,7 @@ impl Union {
         let ino = NodeId::born(status.ino).get();
         let found = self.found(&parent, name)?;
         let node = self.enter(fd, &status, kind, None, Content::Private, ino, found)?;
-        self.hold(&node);
-        self.node_attributes(&node)
+        if self.hold(&node) { self.node_attributes(&node) } else { self.lookup(parent.id(), name) }
     }
 
     /// Gives `id` the name `name` in `parent` too, and counts one reference of the kernel's.
@@ -165,8 +162,7 @@ impl Union {
         }
         self.note(&parent, &mut directory, name, UpperKind::Other, node.host_ino)?;
         drop(directory);
-        self.hold(&Arc::clone(&node));
-        self.node_attributes(&node)
+        if self.hold(&node) { self.node_attributes(&node) } else { self.lookup(parent.id(), name) }
     }
 }
 

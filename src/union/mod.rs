@@ -79,6 +79,27 @@ struct Table {
     removed: HashSet<TreeIno>,
 }
 
+impl Table {
+    /// Lets go of a node that the kernel has no reference to, unless open descriptors of the
+    /// number it had before still lead to it.
+    fn drop_node(&mut self, node: &Arc<Node>) -> bool {
+        let old = NodeId::from_raw(node.supersedes.load(Ordering::Acquire));
+        if let Some(superseded) = self.superseded.get(&old)
+            && Arc::ptr_eq(&superseded.node, node)
+        {
+            if !superseded.closed.load(Ordering::Acquire) {
+                return false;
+            }
+            self.superseded.remove(&old);
+        }
+        self.nodes.remove(&node.id());
+        if self.by_host.get(&node.host_ino).is_some_and(|known| Arc::ptr_eq(known, node)) {
+            self.by_host.remove(&node.host_ino);
+        }
+        true
+    }
+}
+
 /// A number that open descriptors still know, after its inode went on under another.
 struct Superseded {
     node: Arc<Node>,
@@ -230,6 +251,7 @@ impl Union {
         }
         match self.place(id)? {
             Place::Tree(inode) => Ok(Bytes::Object(self.object_of(&inode)?)),
+            Place::Private(node) if node.kind != FileKind::Regular => Err(UnionError::Invalid),
             Place::Private(node) => match node.content() {
                 Content::Object(object) => Ok(Bytes::Object(object)),
                 Content::Private => Ok(Bytes::Private(node)),

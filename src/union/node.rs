@@ -97,6 +97,8 @@ pub struct Node {
     /// For directories: the tree directory it merges with (0: none). For files: its origin.
     pub(super) origin: AtomicU32,
     pub(super) host_ino: u64,
+    /// Its own for as long as the mount lives; host numbers are reused.
+    pub(super) serial: u64,
     pub(super) handle: Option<FileHandle>,
     /// Held while the handle cannot find the inode: no handles on this host, or unlinked.
     pub(super) pinned: Mutex<Option<Arc<OwnedFd>>>,
@@ -104,6 +106,8 @@ pub struct Node {
     /// Held by the one that copies the content up; readers of `content` never wait for it.
     pub(super) copying: Mutex<()>,
     pub(super) directory: Mutex<Option<Directory>>,
+    /// The number it left to open descriptors when it was renumbered; 0: none.
+    pub(super) supersedes: AtomicU64,
     /// The kernel's references, for numbers that only the kernel keeps alive.
     pub(super) lookups: AtomicU64,
     pub(super) unlinked: AtomicBool,

@@ -48,17 +48,17 @@ impl Union {
     /// # Errors
     /// [`UnionError::NoEntry`], [`UnionError::NotDirectory`].
     pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Attributes, UnionError> {
-        let found = match name {
-            // A file handle that the kernel decodes: the inode itself, then what leads to it.
-            b"." => self.place(parent)?,
-            b".." => self.place(self.parent(parent)?)?,
-            name => self.child(parent, name)?,
-        };
-        match found {
-            Place::Tree(inode) => Ok(self.tree_attributes(&inode)),
-            Place::Private(node) => {
-                self.hold(&node);
-                self.node_attributes(&node)
+        loop {
+            let found = match name {
+                // A file handle that the kernel decodes: the inode itself, then what leads to it.
+                b"." => self.place(parent)?,
+                b".." => self.place(self.parent(parent)?)?,
+                name => self.child(parent, name)?,
+            };
+            match found {
+                Place::Tree(inode) => return Ok(self.tree_attributes(&inode)),
+                Place::Private(node) if self.hold(&node) => return self.node_attributes(&node),
+                Place::Private(_) => {}
             }
         }
     }
@@ -73,8 +73,9 @@ impl Union {
 
     /// Counts one reference of the kernel's to `id`.
     pub fn remember(&self, id: NodeId) {
-        if let Some(node) = self.node(id) {
-            self.hold(&node);
+        let table = self.table.read();
+        if let Some(node) = table.nodes.get(&id) {
+            node.lookups.fetch_add(1, Ordering::AcqRel);
         }
     }
 
@@ -93,20 +94,9 @@ impl Union {
             before <= count
         };
         if let Some(node) = table.nodes.get(&id).cloned() {
-            if spent(&node.lookups) {
-                table.nodes.remove(&id);
-                if table.by_host.get(&node.host_ino).is_some_and(|known| Arc::ptr_eq(known, &node))
-                {
-                    table.by_host.remove(&node.host_ino);
-                }
-                if let Some(origin) = node.origin()
-                    && let Some(old) = table.superseded.get(&NodeId::tree(origin))
-                    && old.closed.load(Ordering::Acquire)
-                {
-                    table.superseded.remove(&NodeId::tree(origin));
-                }
+            if spent(&node.lookups) && table.drop_node(&node) {
                 drop(table);
-                self.descriptors.lock().pop(&node.host_ino);
+                self.descriptors.lock().pop(&node.serial);
             }
         } else if let Some(old) = table.superseded.get(&id).cloned()
             && spent(&old.lookups)
@@ -123,10 +113,8 @@ impl Union {
         };
         if let Some(old) = old {
             old.closed.store(true, Ordering::Release);
-            let mut table = self.table.write();
-            if !table.nodes.contains_key(&old.node.id()) {
-                table.superseded.remove(&id);
-            }
+            // Nothing but those descriptors may have kept the node.
+            self.forget(old.node.id(), 0);
         }
         let Some(node) = node else { return };
         if id.as_tree().is_none() {
@@ -145,7 +133,7 @@ impl Union {
         {
             *node.last_status.lock() = Some(status);
         }
-        self.descriptors.lock().pop(&node.host_ino);
+        self.descriptors.lock().pop(&node.serial);
     }
 
     /// Gives the inode of `id` a new number, leaving `id` to the descriptors that are open.
@@ -156,6 +144,7 @@ impl Union {
         let Some(node) = table.nodes.remove(&id) else { return };
         let fresh = NodeId::internal(self.next_internal.fetch_add(1, Ordering::Relaxed));
         node.id.store(fresh.get(), Ordering::Release);
+        node.supersedes.store(id.get(), Ordering::Release);
         let lookups = AtomicU64::new(node.lookups.swap(0, Ordering::AcqRel));
         let old = Superseded {
             node: Arc::clone(&node),
@@ -370,11 +359,13 @@ impl Union {
             kind,
             origin: AtomicU32::new(origin.map_or(0, TreeIno::get)),
             host_ino: status.ino,
+            serial: self.sequence(),
             handle,
             pinned: Mutex::new(pinned),
             content: RwLock::new(content),
             copying: Mutex::default(),
             directory: Mutex::default(),
+            supersedes: AtomicU64::new(0),
             lookups: AtomicU64::new(0),
             unlinked: AtomicBool::new(status.nlink == 0),
             indexed: AtomicBool::new(false),
@@ -392,7 +383,7 @@ impl Union {
         }
         table.nodes.insert(id, Arc::clone(&node));
         drop(table);
-        self.descriptors.lock().put(status.ino, fd);
+        self.descriptors.lock().put(node.serial, fd);
         Ok(node)
     }
 
@@ -452,21 +443,15 @@ impl Union {
         Ok(Some(at))
     }
 
-    /// Counts one reference of the kernel's, entering the node again if it was just forgotten.
-    pub(super) fn hold(&self, node: &Arc<Node>) {
-        {
-            let table = self.table.read();
-            if table.nodes.get(&node.id()).is_some_and(|known| Arc::ptr_eq(known, node)) {
-                node.lookups.fetch_add(1, Ordering::AcqRel);
-                return;
-            }
+    /// Counts one reference of the kernel's; false if the node was forgotten just now, and
+    /// another may stand for its inode.
+    pub(super) fn hold(&self, node: &Arc<Node>) -> bool {
+        let table = self.table.read();
+        let known = table.nodes.get(&node.id()).is_some_and(|known| Arc::ptr_eq(known, node));
+        if known {
+            node.lookups.fetch_add(1, Ordering::AcqRel);
         }
-        let mut table = self.table.write();
-        node.lookups.fetch_add(1, Ordering::AcqRel);
-        table.nodes.entry(node.id()).or_insert_with(|| Arc::clone(node));
-        if !node.is_unlinked() {
-            table.by_host.entry(node.host_ino).or_insert_with(|| Arc::clone(node));
-        }
+        known
     }
 
     /// An `O_PATH` descriptor of a node's host inode.
@@ -477,15 +462,15 @@ impl Union {
         if let Some(fd) = &*node.pinned.lock() {
             return Ok(Arc::clone(fd));
         }
-        if let Some(fd) = self.descriptors.lock().get(&node.host_ino) {
-            return Ok(Arc::clone(fd));
-        }
         if node.last_status.lock().is_some() {
             return Err(UnionError::Stale);
         }
+        if let Some(fd) = self.descriptors.lock().get(&node.serial) {
+            return Ok(Arc::clone(fd));
+        }
         let handle = node.handle.as_ref().ok_or(UnionError::Stale)?;
         let fd = Arc::new(handle.open(self.private()?.upper())?);
-        self.descriptors.lock().put(node.host_ino, Arc::clone(&fd));
+        self.descriptors.lock().put(node.serial, Arc::clone(&fd));
         Ok(fd)
     }
 
