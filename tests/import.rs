@@ -385,7 +385,7 @@ impl Meddler {
 fn a_file_that_never_rests_is_named_and_one_that_comes_to_rest_is_kept() {
     let (scratch, workshop) = setup("changing");
     let root = scratch.directory("root");
-    fs::write(root.join("log"), noise(8 * MIB, 1)).expect("write");
+    fs::write(root.join("log"), noise(64 * MIB, 1)).expect("write");
     let stop = std::sync::Arc::new(AtomicBool::new(false));
     let writer = {
         let (stop, file) =

@@ -1,15 +1,18 @@
 //! Turns one tar stream into one layer.
 //!
 //! The importing thread parses and places members in archive order; workers hash and store
-//! their content. A member of up to 4 MiB is handed over in a batch with its neighbours, so
+//! their content. A member of up to 16 MiB is handed over in a batch with its neighbours, so
 //! memory is bounded by the queue. The manifest depends on the archive only, not on which worker
 //! was faster.
 
+use std::fs::File;
 use std::io::Read;
 
 use super::assemble::{Assembly, Placed};
+use super::intake::{FilePart, Intake};
 use super::metadata::printable;
 use super::progress::Note;
+use super::sink::{HashOnly, Sink};
 use super::tar::{Member, MemberKind, Members};
 use super::workers::with_workers;
 use super::{ImportError, Session};
@@ -17,7 +20,7 @@ use crate::layer::{Manifest, NodeId};
 use crate::object::Put;
 
 /// Content up to here goes to the workers.
-const SMALL_BYTES: u64 = 4 << 20;
+const SMALL_BYTES: u64 = 16 << 20;
 /// Content up to here is held in memory, so that what the store has is never written.
 const HELD_BYTES: u64 = 64 << 20;
 /// A batch is handed over when it has so many bytes or files.
@@ -33,6 +36,8 @@ pub(super) struct Rules<'a> {
     pub(super) whiteouts: bool,
     /// Whether a missing end mark is an error.
     pub(super) needs_end_mark: bool,
+    /// The uncompressed archive itself, where it is a file: what is in it can be read twice.
+    pub(super) again: Option<&'a File>,
 }
 
 /// A layer and the number of members it was made from.
@@ -44,7 +49,9 @@ pub(super) struct ReadLayer {
 /// Files whose content lies one after another in a buffer.
 #[derive(Default)]
 struct Batch {
+    /// Longer than what it holds: its tail is from an earlier use.
     bytes: Vec<u8>,
+    filled: usize,
     /// Each file's node and the end of its content.
     files: Vec<(NodeId, usize)>,
 }
@@ -69,6 +76,7 @@ pub(super) fn read_layer(
         |workers| {
             let mut spare: Vec<Batch> = Vec::new();
             let mut batch = Batch::default();
+            let mut held = Vec::new();
             while let Some(member) = members.next_member()? {
                 session.cancel.check()?;
                 let placed = assembly.place(&member)?;
@@ -76,16 +84,16 @@ pub(super) fn read_layer(
                 session.progress.entry();
                 let Some(Placed { id, role }) = placed else { continue };
                 if member.size > SMALL_BYTES {
-                    let put = store_large(session, &mut members, &member)?;
+                    let put = store_large(session, &mut members, &member, &mut held, rules.again)?;
                     session.progress.stored(put.len_bytes, put.hit);
                     assembly.set_content(id, &put);
                     continue;
                 }
-                let start = batch.bytes.len();
-                members.append_content(&mut batch.bytes)?;
-                assembly.learn(role, &batch.bytes[start..]);
-                batch.files.push((id, batch.bytes.len()));
-                if batch.bytes.len() >= BATCH_BYTES || batch.files.len() >= BATCH_FILES {
+                let start = batch.filled;
+                batch.filled = members.read_into(&mut batch.bytes, start)?;
+                assembly.learn(role, &batch.bytes[start..batch.filled]);
+                batch.files.push((id, batch.filled));
+                if batch.filled >= BATCH_BYTES || batch.files.len() >= BATCH_FILES {
                     let next = spare.pop().unwrap_or_default();
                     workers.submit(std::mem::replace(&mut batch, next), |stored| {
                         spare.push(take_stored(&mut assembly, stored));
@@ -114,7 +122,7 @@ fn take_stored(assembly: &mut Assembly<'_>, mut stored: Stored) -> Batch {
     for (id, put) in stored.puts {
         assembly.set_content(id, &put);
     }
-    stored.batch.bytes.clear();
+    stored.batch.filled = 0;
     stored.batch.files.clear();
     stored.batch
 }
@@ -136,12 +144,22 @@ fn store_large<R: Read>(
     session: &Session<'_>,
     members: &mut Members<R>,
     member: &Member,
+    held: &mut Vec<u8>,
+    again: Option<&File>,
 ) -> Result<Put, ImportError> {
     debug_assert_eq!(member.kind, MemberKind::Regular);
     let put = if member.size <= HELD_BYTES {
-        let mut bytes = Vec::new();
-        members.append_content(&mut bytes)?;
-        session.sink.put_bytes(&bytes)
+        let end = members.read_into(held, 0)?;
+        session.sink.put_bytes(&held[..end])
+    } else if let (Some(file), Some(offset)) = (again, member.content_offset) {
+        // Hashed first and written only on a miss, as smaller files are.
+        HashOnly.put_reader(members, member.size).and_then(|seen| {
+            if session.sink.has(&seen.id)? {
+                return Ok(Put { hit: true, ..seen });
+            }
+            let part = FilePart::new(file, offset, member.size);
+            session.sink.put_reader(&mut Intake::new(part, session.cancel, None), member.size)
+        })
     } else {
         session.sink.put_reader(members, member.size)
     };

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, Statx, openat, readlinkat};
 use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::exclude::Excludes;
 use super::metadata::{Xattrs, check_symlink, check_xattrs, gid, printable, uid};
@@ -166,6 +167,7 @@ fn store_file(session: &Session<'_>, job: &Job) -> Result<Option<NewNode>, Impor
     let bytes = job.path.to_bytes();
     let fail = |action| ImportError::file(action, &bytes);
     let changed = || ImportError::Changed { path: printable(&bytes), attempts: ATTEMPTS };
+    let mut last = None;
     for _ in 0..ATTEMPTS {
         let file = match open_file(&job.dir, job.name.as_bytes()) {
             Ok(file) => file,
@@ -179,13 +181,15 @@ fn store_file(session: &Session<'_>, job: &Job) -> Result<Option<NewNode>, Impor
         if kind(&before) != FileType::RegularFile || !same {
             return Err(changed());
         }
+        let settled = is_settled(&before);
         let xattrs = attributes(session, &Subject::Open(file.as_fd()), &bytes)?;
         let put = session
             .sink
             .put_file(file.as_fd(), before.stx_size)
             .map_err(|source| ImportError::Content { path: printable(&bytes), source })?;
         let after = status(&file, b"").map_err(fail("stat"))?;
-        if put.len_bytes == before.stx_size && unchanged(&before, &after) {
+        let twice = last.replace(put.id) == Some(put.id);
+        if put.len_bytes == before.stx_size && unchanged(&before, &after) && (settled || twice) {
             session.progress.read(put.len_bytes);
             session.progress.stored(put.len_bytes, put.hit);
             let content = NewContent::Regular {
@@ -210,6 +214,18 @@ fn open_file(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
         Err(Errno::PERM) => openat(dir, name, flags, Mode::empty()),
         result => result,
     }
+}
+
+/// Whether the next change of a file will show in its times. Before Linux 6.13 they move with
+/// the timer tick only, 10 ms at most; what is younger is read until it is the same twice.
+fn is_settled(stat: &Statx) -> bool {
+    const TICK_NANOS: i128 = 20_000_000;
+    let nanos = |secs: i64, nanos: i128| i128::from(secs) * 1_000_000_000 + nanos;
+    let now = clock_gettime(ClockId::Realtime);
+    let now = nanos(now.tv_sec, i128::from(now.tv_nsec));
+    let changed = nanos(stat.stx_ctime.tv_sec, i128::from(stat.stx_ctime.tv_nsec));
+    // A time in the future, from a clock that was set back since, says nothing of youth.
+    !(0..TICK_NANOS).contains(&(now - changed))
 }
 
 fn unchanged(before: &Statx, after: &Statx) -> bool {

@@ -2,8 +2,10 @@
 
 use std::cell::RefCell;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
+use rustix::io::pread;
 use sha2::{Digest as _, Sha256, Sha512};
 
 use super::image::ImageError;
@@ -52,6 +54,36 @@ impl<R: Read> Read for Hashed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.input.read(buffer)?;
         self.hasher.borrow_mut().update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// A part of a file, read without moving the file's offset.
+#[derive(Debug)]
+pub(super) struct FilePart<F> {
+    file: F,
+    at: u64,
+    end: u64,
+}
+
+impl<F: AsFd> FilePart<F> {
+    /// `len_bytes` from `offset`, or fewer if the file ends before.
+    pub(super) fn new(file: F, offset: u64, len_bytes: u64) -> Self {
+        Self { file, at: offset, end: offset.saturating_add(len_bytes) }
+    }
+
+    /// From the start of the file to its end.
+    pub(super) fn whole(file: F) -> Self {
+        Self::new(file, 0, u64::MAX)
+    }
+}
+
+impl<F: AsFd> Read for FilePart<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let wanted = buffer.len().min(left);
+        let count = pread(&self.file, &mut buffer[..wanted], self.at)?;
+        self.at = self.at.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
         Ok(count)
     }
 }

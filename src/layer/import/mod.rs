@@ -228,11 +228,16 @@ fn import_archive(
     options: &ImportOptions<'_>,
 ) -> Result<Imported, ImportError> {
     let name = archive.name().to_owned();
-    let rules = Rules { lower: options.on, whiteouts: options.on.is_some(), needs_end_mark: true };
     match source::unpack(session, archive, options.format)? {
         Unpacked::Image(files) => import_image(session, &files, options),
         Unpacked::Tree(mut stream) => {
             session.progress.layer(0, 1);
+            let rules = Rules {
+                lower: options.on,
+                whiteouts: options.on.is_some(),
+                needs_end_mark: true,
+                again: stream.file.as_ref(),
+            };
             let layer = archive::read_layer(session, &mut stream.input, rules)?;
             if layer.members == 0 {
                 return Err(ImportError::EmptyArchive(name));

@@ -5,8 +5,9 @@ use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, memfd_create, openat, unlinkat};
-use rustix::io::{Errno, pread};
+use rustix::io::Errno;
 
+use super::intake::FilePart;
 use crate::object::{ObjectError, ObjectId, Put, Staging};
 
 /// Takes content and says what it will be called.
@@ -17,6 +18,8 @@ pub(super) trait Sink: Sync {
     fn put_reader(&self, source: &mut dyn Read, len: u64) -> Result<Put, ObjectError>;
     /// The first `len` bytes of an open file.
     fn put_file(&self, file: BorrowedFd<'_>, len: u64) -> Result<Put, ObjectError>;
+    /// Relies on content that may be there already; tells whether it is.
+    fn has(&self, id: &ObjectId) -> Result<bool, ObjectError>;
     /// An empty file that vanishes when closed, for a stream that has to be read twice.
     fn spool(&self) -> io::Result<File>;
 }
@@ -32,6 +35,10 @@ impl Sink for Staging {
 
     fn put_file(&self, file: BorrowedFd<'_>, len: u64) -> Result<Put, ObjectError> {
         Staging::put_file(self, file, len)
+    }
+
+    fn has(&self, id: &ObjectId) -> Result<bool, ObjectError> {
+        self.pin(id)
     }
 
     fn spool(&self) -> io::Result<File> {
@@ -83,27 +90,14 @@ impl Sink for HashOnly {
     }
 
     fn put_file(&self, file: BorrowedFd<'_>, len: u64) -> Result<Put, ObjectError> {
-        self.put_reader(&mut FileFrom { file, at: 0, end: len }, len)
+        self.put_reader(&mut FilePart::new(file, 0, len), len)
+    }
+
+    fn has(&self, _id: &ObjectId) -> Result<bool, ObjectError> {
+        Ok(false)
     }
 
     fn spool(&self) -> io::Result<File> {
         Ok(memfd_create("mica-spool", MemfdFlags::CLOEXEC)?.into())
-    }
-}
-
-/// Reads a file without moving its offset.
-struct FileFrom<'a> {
-    file: BorrowedFd<'a>,
-    at: u64,
-    end: u64,
-}
-
-impl Read for FileFrom<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
-        let wanted = buffer.len().min(left);
-        let count = pread(self.file, &mut buffer[..wanted], self.at)?;
-        self.at += u64::try_from(count).unwrap_or(0);
-        Ok(count)
     }
 }

@@ -4,13 +4,12 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
 
 use super::compression::{Compression, decompress, peek};
 use super::image::ImageFiles;
-use super::intake::{Hashed, Intake};
+use super::intake::{FilePart, Hashed, Intake};
 use super::tar::Members;
 use super::{Format, ImportError, Session, directory};
 
@@ -96,6 +95,8 @@ pub(super) enum Unpacked<'a> {
 /// The uncompressed tar stream of a tree.
 pub(super) struct TreeStream<'a> {
     pub(super) input: Box<dyn Read + 'a>,
+    /// The uncompressed archive, where it is a file.
+    pub(super) file: Option<File>,
     digest: Rc<RefCell<blake3::Hasher>>,
 }
 
@@ -120,11 +121,11 @@ pub(super) fn unpack<'a>(
             let len_bytes = file.metadata().map_err(fail)?.len();
             session.progress.expect(None, Some(len_bytes));
             let again = file.try_clone().map_err(fail)?;
-            (Box::new(FromStart { file, at: 0 }), Some(again))
+            (Box::new(FilePart::whole(file)), Some(again))
         }
     };
     let (compression, stream) = decoded(session, raw, &name)?;
-    let TreeStream { input, digest } = stream;
+    let TreeStream { input, digest, .. } = stream;
     let (prefix, input) = peek(input, SNIFF_BYTES).map_err(|source| read_error(&name, source))?;
     if prefix.is_empty() {
         return Err(ImportError::EmptyArchive(name));
@@ -134,15 +135,16 @@ pub(super) fn unpack<'a>(
         Format::Image => true,
         Format::Auto => looks_like_image(&prefix),
     };
+    let file = file.filter(|_| compression == Compression::Plain);
     if !image {
-        return Ok(Unpacked::Tree(TreeStream { input: Box::new(input), digest }));
+        return Ok(Unpacked::Tree(TreeStream { input: Box::new(input), file, digest }));
     }
-    let file = match (compression, file) {
-        (Compression::Plain, Some(file)) => file,
-        (_, _) => spool(session, input, &name)?,
+    let file = match file {
+        Some(file) => file,
+        None => spool(session, input, &name)?,
     };
     let copy = file.try_clone().map_err(ImportError::Spool)?;
-    let again = Intake::new(FromStart { file: copy, at: 0 }, session.cancel, None);
+    let again = Intake::new(FilePart::whole(copy), session.cancel, None);
     let again = BufReader::with_capacity(BUFFER_BYTES, again);
     let index = file.try_clone().map_err(ImportError::Spool)?;
     let files = ImageFiles::archive(name.clone(), index, again, session.limits.nodes)?;
@@ -150,9 +152,10 @@ pub(super) fn unpack<'a>(
         return Ok(Unpacked::Image(files));
     }
     // A tree whose first name looked like part of an image.
-    let again = Intake::new(FromStart { file, at: 0 }, session.cancel, None);
+    let copy = file.try_clone().map_err(ImportError::Spool)?;
+    let again = Intake::new(FilePart::whole(copy), session.cancel, None);
     let input = Box::new(BufReader::with_capacity(BUFFER_BYTES, again));
-    Ok(Unpacked::Tree(TreeStream { input, digest }))
+    Ok(Unpacked::Tree(TreeStream { input, file: Some(file), digest }))
 }
 
 fn decoded<'a>(
@@ -165,7 +168,7 @@ fn decoded<'a>(
     let hashed = Hashed::new(intake, Rc::clone(&digest));
     let (compression, input) = decompress(hashed)
         .map_err(|fault| ImportError::Compression { name: name.to_owned(), fault })?;
-    Ok((compression, TreeStream { input, digest }))
+    Ok((compression, TreeStream { input, file: None, digest }))
 }
 
 fn read_error(name: &str, source: io::Error) -> ImportError {
@@ -205,19 +208,5 @@ fn spool(session: &Session<'_>, mut input: impl Read, name: &str) -> Result<File
             return Err(ImportError::SpoolFull(session.limits.spool_bytes));
         }
         file.write_all(&buffer[..count]).map_err(ImportError::Spool)?;
-    }
-}
-
-/// Reads a file from its start, whatever its offset.
-struct FromStart {
-    file: File,
-    at: u64,
-}
-
-impl Read for FromStart {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(buffer, self.at)?;
-        self.at += u64::try_from(count).unwrap_or(0);
-        Ok(count)
     }
 }

@@ -8,7 +8,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use super::ImportError;
 
 /// Jobs that may wait for each worker. Few, because a job holds a buffer or a descriptor.
-const QUEUED_PER_WORKER: usize = 2;
+const QUEUED_PER_WORKER: usize = 1;
 
 /// The importing thread's end of the pool.
 pub(super) struct Workers<J, R> {

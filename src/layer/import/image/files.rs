@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
 use super::ImageError;
 use crate::layer::LayerPath;
+use crate::layer::import::intake::FilePart;
 use crate::layer::import::tar::{Member, MemberKind, Members, TarError};
 
 /// Symbolic links followed inside an archive; old docker-save archives have one per shared layer.
@@ -88,7 +88,7 @@ impl ImageFiles {
     pub(in crate::layer::import) fn len(&self, path: &str) -> Option<u64> {
         match self.open(path).ok()? {
             ImageFile::Whole(file) => file.metadata().ok().map(|metadata| metadata.len()),
-            ImageFile::Part { end, at, .. } => Some(end - at),
+            ImageFile::Part(_, len_bytes) => Some(len_bytes),
         }
     }
 
@@ -120,8 +120,8 @@ impl ImageFiles {
                 for _ in 0..=MAX_LINKS {
                     match members.get(&at).ok_or_else(missing)? {
                         Stored::Content { offset, len_bytes } => {
-                            let end = offset.saturating_add(*len_bytes);
-                            return Ok(ImageFile::Part { file, at: *offset, end });
+                            let part = FilePart::new(file, *offset, *len_bytes);
+                            return Ok(ImageFile::Part(part, *len_bytes));
                         }
                         Stored::Symlink(target) => at = follow(&at, target).ok_or_else(missing)?,
                     }
@@ -173,25 +173,14 @@ fn follow(link: &LayerPath, target: &[u8]) -> Option<LayerPath> {
 #[derive(Debug)]
 pub(in crate::layer::import) enum ImageFile<'a> {
     Whole(File),
-    /// From `at` to `end` of the archive.
-    Part {
-        file: &'a File,
-        at: u64,
-        end: u64,
-    },
+    Part(FilePart<&'a File>, u64),
 }
 
 impl Read for ImageFile<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Whole(file) => file.read(buffer),
-            Self::Part { file, at, end } => {
-                let left = usize::try_from(*end - *at).unwrap_or(usize::MAX);
-                let wanted = buffer.len().min(left);
-                let count = file.read_at(&mut buffer[..wanted], *at)?;
-                *at += u64::try_from(count).unwrap_or(0);
-                Ok(count)
-            }
+            Self::Part(part, _) => part.read(buffer),
         }
     }
 }

@@ -152,7 +152,8 @@ pub(super) fn read_image(
     let mut below = lower.cloned();
     for (index, layer) in plan.layers.iter().enumerate() {
         session.progress.layer(index, plan.layers.len());
-        let rules = Rules { lower: below.as_ref(), whiteouts: true, needs_end_mark: false };
+        let rules =
+            Rules { lower: below.as_ref(), whiteouts: true, needs_end_mark: false, again: None };
         let (manifest, count) = read_blob(session, files, layer, rules)
             .map_err(|error| error.in_layer(index + 1, plan.layers.len()))?;
         members += count;

@@ -120,23 +120,27 @@ impl<R: Read> Members<R> {
         })
     }
 
-    /// Appends what is left of the current member's content.
-    pub(crate) fn append_content(&mut self, bytes: &mut Vec<u8>) -> Result<(), TarError> {
+    /// Reads what is left of the current member's content to `at` of `buffer`, growing it where
+    /// it is too short; returns where the content ends. A buffer that is used again is not
+    /// cleared in between, because that costs as much as reading.
+    pub(crate) fn read_into(&mut self, buffer: &mut Vec<u8>, at: usize) -> Result<usize, TarError> {
         const PIECE: usize = 1 << 20;
         let position = self.position;
+        let mut filled = at;
         while self.content.unread > 0 {
-            let start = bytes.len();
             let left = usize::try_from(self.content.unread).unwrap_or(usize::MAX);
-            bytes.resize(start + left.min(PIECE), 0);
-            let mut filled = start;
-            while filled < bytes.len() {
-                match self.fill(&mut bytes[filled..]) {
-                    Ok(count) => filled += count,
-                    Err(fault) => return Err(self.at_current(fault, position)),
-                }
+            // By pieces: a header may promise what never comes.
+            let end = filled.saturating_add(left.min(PIECE));
+            if buffer.len() < end {
+                buffer.resize(end, 0);
+            }
+            let room = buffer.len().min(filled.saturating_add(left));
+            match self.fill(&mut buffer[filled..room]) {
+                Ok(count) => filled += count,
+                Err(fault) => return Err(self.at_current(fault, position)),
             }
         }
-        Ok(())
+        Ok(filled)
     }
 
     /// Skips what is left of the current member and reads the next; `None` at the end mark.
