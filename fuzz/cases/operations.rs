@@ -189,7 +189,7 @@ impl Run<'_> {
                 ][self.input.below(4)];
                 // The kernel never asks to move a directory below itself; it checks first.
                 if self.may_move(dir, name, to) && self.may_move(to, new_name, dir) {
-                    drop(fs.rename((dir, name), (to, new_name), flags));
+                    drop(fs.rename((dir, name), (to, new_name), flags, ROOT_CALLER));
                 }
             }
             12 => {
@@ -219,7 +219,7 @@ impl Run<'_> {
             17 => {
                 let at = u64::from(self.input.byte());
                 if let Some((id, _)) = self.handles.last() {
-                    drop(fs.write(*id, at, b"written", true));
+                    drop(fs.write(*id, at, b"written", Some(ROOT_CALLER)));
                     drop(fs.allocate(*id, FallocateFlags::empty(), at, 100));
                     drop(fs.read(*id, at, 64));
                 }

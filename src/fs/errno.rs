@@ -17,6 +17,12 @@ pub enum FsError {
     /// The operation is for regular files.
     #[error("not a regular file")]
     NotRegular,
+    /// Only the owner of a file may do this, and CAP_FOWNER.
+    #[error("not the owner of the file")]
+    NotOwner,
+    /// A namespace of extended attributes without a name in it.
+    #[error("the attribute has no name")]
+    AttributeName,
     /// Offsets or lengths that no file has.
     #[error("the offset is out of range")]
     Range,
@@ -43,7 +49,8 @@ impl FsError {
         match self {
             Self::Union(error) => union_errno(error),
             Self::BadHandle => Errno::BADF,
-            Self::NotRegular | Self::Range => Errno::INVAL,
+            Self::NotRegular | Self::Range | Self::AttributeName => Errno::INVAL,
+            Self::NotOwner => Errno::PERM,
             Self::Unsupported => Errno::OPNOTSUPP,
             Self::PastEnd => Errno::NXIO,
             Self::Executing => Errno::TXTBSY,

@@ -39,7 +39,7 @@ impl FileSystem {
         Ok(bytes)
     }
 
-    /// Writes `bytes` at `offset`; `strip` says that set-id bits must go.
+    /// Writes `bytes` at `offset`; a caller in `strip` has the set-id bits cleared.
     ///
     /// # Errors
     /// `ENOSPC` and its like with nothing counted as written.
@@ -48,11 +48,11 @@ impl FileSystem {
         id: NodeId,
         offset: u64,
         bytes: &[u8],
-        strip: bool,
+        strip: Option<Caller>,
     ) -> Result<usize, FsError> {
         let sink = self.sink(id)?;
-        if strip {
-            self.strip_privileges(id)?;
+        if let Some(caller) = strip {
+            self.strip_set_id(id, caller)?;
         }
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -147,6 +147,7 @@ impl FileSystem {
         // Opened for the moment: nothing that could count as a writer stays.
         let file = self.union.open_private(node, OFlags::WRONLY)?;
         rustix::fs::ftruncate(file, size)?;
-        self.strip_after_truncate(node.id(), caller)
+        // The host has taken the capabilities of the file itself.
+        self.strip_set_id(node.id(), caller)
     }
 }

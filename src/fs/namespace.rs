@@ -101,8 +101,15 @@ impl FileSystem {
         from: Renaming<'_>,
         to: Renaming<'_>,
         flags: RenameFlags,
+        caller: Caller,
     ) -> Result<(), FsError> {
-        let removed = self.union.rename(from, to, flags)?;
+        // A rename makes an inode only to leave a device 0:0 behind.
+        let owner = if flags.contains(RenameFlags::WHITEOUT) {
+            Credentials::of(caller.pid).owner().unwrap_or_default()
+        } else {
+            Default::default()
+        };
+        let removed = self.union.rename(from, to, flags, owner)?;
         self.after_removal(removed);
         Ok(())
     }
@@ -143,6 +150,7 @@ impl FileSystem {
     /// # Errors
     /// `ENODATA`.
     pub fn xattr(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        check_attribute_name(name)?;
         Ok(self.union.xattr(id, name)?)
     }
 
@@ -177,6 +185,7 @@ impl FileSystem {
         flags: XattrFlags,
         caller: Caller,
     ) -> Result<(), FsError> {
+        check_attribute_name(name)?;
         self.union.set_xattr(id, name, value, flags)?;
         self.strip_after_acl(id, name, caller)
     }
@@ -186,7 +195,12 @@ impl FileSystem {
     /// # Errors
     /// `ENODATA`.
     pub fn remove_xattr(&self, id: NodeId, name: &[u8]) -> Result<(), FsError> {
-        Ok(self.union.remove_xattr(id, name)?)
+        check_attribute_name(name)?;
+        match self.union.remove_xattr(id, name) {
+            // Without an ACL the mode is the ACL: there is nothing left to remove (acl(5)).
+            Err(UnionError::NoAttribute) if name.starts_with(b"system.posix_acl_") => Ok(()),
+            removed => Ok(removed?),
+        }
     }
 
     /// Room left.
@@ -195,5 +209,16 @@ impl FileSystem {
     /// The host's errno.
     pub fn space(&self) -> Result<Space, FsError> {
         Ok(self.union.space()?)
+    }
+}
+
+/// The kernel takes any name for a FUSE mount: the rules of the namespaces (xattr(7)) are ours.
+fn check_attribute_name(name: &[u8]) -> Result<(), FsError> {
+    let ours: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+    match ours.iter().find_map(|namespace| name.strip_prefix(*namespace)) {
+        Some(b"") => Err(FsError::AttributeName),
+        Some(_) => Ok(()),
+        None if matches!(name, b"system.posix_acl_access" | b"system.posix_acl_default") => Ok(()),
+        None => Err(FsError::Unsupported),
     }
 }

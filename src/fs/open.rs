@@ -386,6 +386,11 @@ impl FileSystem {
         })
     }
 
+    /// True if a descriptor of `id` may write.
+    pub(super) fn is_open_for_writing(&self, id: NodeId) -> bool {
+        self.files.lock().values().any(|file| file.id == id && file.write)
+    }
+
     /// The open state of `id`; every call is paired with one of `let_go`.
     fn inode(&self, id: NodeId) -> Arc<OpenInode> {
         let mut inodes = self.inodes.lock();

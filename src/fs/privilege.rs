@@ -6,40 +6,73 @@
 //! privileged is asked of /proc, by the thread that waits for the answer.
 
 use super::{Caller, FileSystem, FsError};
-use crate::sys::credentials::{Credentials, FSETID};
+use crate::layer::FileKind;
+use crate::sys::credentials::{Credentials, FOWNER, FSETID};
 use crate::union::{Change, NodeId, UnionError};
 
 const CAPABILITY: &[u8] = b"security.capability";
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 
 impl FileSystem {
-    /// Clears set-user-id, set-group-id where the group may execute, and file capabilities.
+    /// Answers a request to change nothing, which asks for privileges to go.
+    ///
+    /// The kernel asks so before `caller` writes, if the file has capabilities or `caller` may
+    /// not keep its set-id bits; then somebody has the file open for writing. And it asks so for
+    /// a chown that names neither user nor group, which takes the bits whoever asks, but of
+    /// nobody except the owner. On a file that is open for writing the two look the same.
     ///
     /// # Errors
-    /// The host's errno.
-    pub fn strip_privileges(&self, id: NodeId) -> Result<(), FsError> {
-        let mode = self.union.attributes(id)?.mode;
-        let mut stripped = mode & !libc::S_ISUID;
-        if mode & libc::S_IXGRP != 0 {
-            stripped &= !libc::S_ISGID;
-        }
-        if stripped != mode {
-            self.union.change(id, &Change { mode: Some(stripped), ..Change::default() })?;
-        }
-        match self.union.remove_xattr(id, CAPABILITY) {
-            Ok(()) | Err(UnionError::NoAttribute) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Clears the bits after a change of size, unless the caller may keep them.
-    pub(super) fn strip_after_truncate(&self, id: NodeId, caller: Caller) -> Result<(), FsError> {
-        let set_id = self.union.attributes(id)?.mode & (libc::S_ISUID | libc::S_ISGID);
-        if set_id == 0 || Credentials::of(caller.pid).holds(FSETID) {
-            // The host has taken the capabilities of the file itself.
+    /// [`FsError::NotOwner`]; the host's errno.
+    pub fn strip_privileges(&self, id: NodeId, caller: Caller) -> Result<(), FsError> {
+        let attributes = self.union.attributes(id)?;
+        if attributes.kind == FileKind::Directory {
             return Ok(());
         }
-        self.strip_privileges(id)
+        match self.union.remove_xattr(id, CAPABILITY) {
+            Ok(()) | Err(UnionError::NoAttribute) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if attributes.mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
+            return Ok(());
+        }
+        let credentials = Credentials::of(caller.pid);
+        if self.is_open_for_writing(id) {
+            return self.clear_set_id(id, Some(credentials));
+        }
+        if !credentials.holds(FOWNER) && !credentials.is_user(attributes.uid) {
+            return Err(FsError::NotOwner);
+        }
+        self.clear_set_id(id, None)
+    }
+
+    /// Clears the set-id bits that `caller` may not keep on a file it changes.
+    pub(super) fn strip_set_id(&self, id: NodeId, caller: Caller) -> Result<(), FsError> {
+        let mode = self.union.attributes(id)?.mode;
+        if mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
+            return Ok(());
+        }
+        self.clear_set_id(id, Some(Credentials::of(caller.pid)))
+    }
+
+    /// Clears set-user-id and, where the group may execute, set-group-id. A writer keeps them
+    /// with CAP_FSETID, and loses any set-group-id of a group that it is not in.
+    fn clear_set_id(&self, id: NodeId, writer: Option<Credentials>) -> Result<(), FsError> {
+        let attributes = self.union.attributes(id)?;
+        let mode = attributes.mode;
+        if attributes.kind == FileKind::Directory
+            || writer.as_ref().is_some_and(|writer| writer.holds(FSETID))
+        {
+            return Ok(());
+        }
+        let outside = writer.is_some_and(|writer| !writer.is_in_group(attributes.gid));
+        let mut cleared = mode & !libc::S_ISUID;
+        if outside || mode & libc::S_IXGRP != 0 {
+            cleared &= !libc::S_ISGID;
+        }
+        if cleared != mode {
+            self.union.change(id, &Change { mode: Some(cleared), ..Change::default() })?;
+        }
+        Ok(())
     }
 
     /// Clears set-group-id after an access ACL was set by somebody outside the group.

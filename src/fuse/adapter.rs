@@ -330,7 +330,7 @@ impl Filesystem for Adapter {
                     self.fs.change(id, &change)?;
                 } else if size.is_none() {
                     // A request that sets nothing asks for the set-id bits to go.
-                    self.fs.strip_privileges(id)?;
+                    self.fs.strip_privileges(id, caller(req, 0))?;
                 }
                 self.fs.attributes(id)
             };
@@ -426,7 +426,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -438,7 +438,8 @@ impl Filesystem for Adapter {
             let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
             let from = (node(parent), name.as_bytes());
             let to = (node(newparent), newname.as_bytes());
-            self.empty((parent, name).into(), reply, self.fs.rename(from, to, flags));
+            let renamed = self.fs.rename(from, to, flags, caller(req, 0));
+            self.empty((parent, name).into(), reply, renamed);
         });
     }
 
@@ -560,7 +561,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -572,6 +573,7 @@ impl Filesystem for Adapter {
     ) {
         self.serve(RequestKind::Write, || {
             let strip = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+            let strip = strip.then(|| caller(req, 0));
             match self.fs.write(node(ino), offset, data, strip) {
                 Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
                 Err(error) => reply.error(self.refuse(ino.into(), &error)),

@@ -7,9 +7,13 @@ use std::fs;
 pub struct Credentials {
     /// The capabilities in effect over this host; none for a thread of another user namespace.
     effective: u64,
+    uid: Option<u32>,
+    gid: Option<u32>,
     groups: Vec<u32>,
 }
 
+/// CAP_FOWNER: every file counts as this thread's own.
+pub const FOWNER: u32 = 3;
 /// CAP_FSETID: set-id bits survive this thread's changes (capabilities(7)).
 pub const FSETID: u32 = 4;
 /// CAP_SYS_ADMIN: among much else, trusted attributes exist for this thread.
@@ -37,10 +41,22 @@ impl Credentials {
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
         let effective = field("CapEff:").and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
         // The fourth is the one that counts for file access.
-        let gid = field("Gid:").and_then(|gids| gids.split_whitespace().nth(3));
+        let fourth = |name| field(name).and_then(|ids| ids.split_whitespace().nth(3));
+        let uid = fourth("Uid:").and_then(|uid| uid.parse().ok());
         let groups = field("Groups:").into_iter().flat_map(str::split_whitespace);
-        let groups = gid.into_iter().chain(groups).filter_map(|gid| gid.parse().ok()).collect();
-        Self { effective: effective.unwrap_or_default(), groups }
+        let groups = groups.filter_map(|gid| gid.parse().ok()).collect();
+        let gid = fourth("Gid:").and_then(|gid| gid.parse().ok());
+        Self { effective: effective.unwrap_or_default(), uid, gid, groups }
+    }
+
+    /// The user and group that what the thread makes belongs to; `None` if it is gone.
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        self.uid.zip(self.gid)
+    }
+
+    /// Whether the thread acts as user `uid`.
+    pub fn is_user(&self, uid: u32) -> bool {
+        self.uid == Some(uid)
     }
 
     /// Whether capability number `capability` is in effect.
@@ -50,7 +66,7 @@ impl Credentials {
 
     /// Whether the thread is in group `gid`.
     pub fn is_in_group(&self, gid: u32) -> bool {
-        self.groups.contains(&gid)
+        self.gid == Some(gid) || self.groups.contains(&gid)
     }
 }
 
@@ -67,11 +83,12 @@ mod tests {
         assert!(found.holds(FSETID) && found.holds(SYS_ADMIN) && !found.holds(0));
         assert!([103, 27, 30].iter().all(|gid| found.is_in_group(*gid)));
         assert!(!found.is_in_group(100));
+        assert!(found.is_user(1000) && !found.is_user(0));
     }
 
     #[test]
     fn damaged_and_missing_text_gives_nothing() {
-        assert_eq!(Credentials::parse("CapEff:\tzz\nGid:\t1\n"), Credentials::default());
+        assert_eq!(Credentials::parse("CapEff:\tzz\nUid:\t1\n"), Credentials::default());
         assert_eq!(Credentials::of(0), Credentials::default());
     }
 

@@ -1,5 +1,7 @@
 //! New entries: files, directories, symlinks, device nodes, and new names of old files.
 
+use std::os::fd::OwnedFd;
+
 use rustix::fs::RenameFlags;
 
 use super::copy_up::upper_kind;
@@ -86,34 +88,10 @@ impl Union {
         if !matches!(self.find(&parent, &directory, name)?, Child::Absent) {
             return Err(UnionError::Exists);
         }
-        let status = inode::status(&directory_fd)?;
         if parent.is_unlinked() {
             return Err(UnionError::NoEntry);
         }
-        let mut new = NewInode {
-            kind,
-            mode: birth.mode & 0o7777,
-            uid: birth.uid,
-            gid: birth.gid,
-            rdev: entry.device(),
-            target: entry.target(),
-            size: 0,
-            mtime: None,
-            xattrs: Vec::new(),
-        };
-        if status.mode & SETGID != 0 {
-            new.gid = status.gid;
-            if kind == FileKind::Directory {
-                new.mode |= SETGID;
-            }
-        }
-        let default = if kind == FileKind::Symlink {
-            None
-        } else {
-            // A host without ACLs has none to inherit.
-            inode::xattr(&directory_fd, acl::DEFAULT).unwrap_or(None)
-        };
-        inherit(&mut new, default, birth.umask);
+        let mut new = newborn(&directory_fd, entry, birth)?;
         if kind == FileKind::Directory && parent.origin().is_some() {
             // Born here: nothing that a layer below has or gets under this name shows through.
             new.xattrs.push((marks::OPAQUE.to_vec(), b"y".to_vec()));
@@ -164,6 +142,42 @@ impl Union {
         drop(directory);
         if self.hold(&node) { self.node_attributes(&node) } else { self.lookup(parent.id(), name) }
     }
+}
+
+/// An inode as it is born in a directory: with the group, the set-group-id bit and the ACL
+/// that the directory passes on.
+pub(super) fn newborn<'a>(
+    directory: &OwnedFd,
+    entry: NewEntry<'a>,
+    birth: Birth,
+) -> Result<NewInode<'a>, UnionError> {
+    let kind = entry.kind();
+    let mut new = NewInode {
+        kind,
+        mode: birth.mode & 0o7777,
+        uid: birth.uid,
+        gid: birth.gid,
+        rdev: entry.device(),
+        target: entry.target(),
+        size: 0,
+        mtime: None,
+        xattrs: Vec::new(),
+    };
+    let status = inode::status(directory)?;
+    if status.mode & SETGID != 0 {
+        new.gid = status.gid;
+        if kind == FileKind::Directory {
+            new.mode |= SETGID;
+        }
+    }
+    let default = if kind == FileKind::Symlink {
+        None
+    } else {
+        // A host without ACLs has none to inherit.
+        inode::xattr(directory, acl::DEFAULT).unwrap_or(None)
+    };
+    inherit(&mut new, default, birth.umask);
+    Ok(new)
 }
 
 /// Applies the directory's default ACL, or else the umask.

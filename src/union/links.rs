@@ -85,12 +85,23 @@ impl Union {
         } else {
             self.adopt(fd, found)?
         };
-        node.indexed.store(true, Ordering::Release);
         node.names_pending.store(
             inode::xattr(&*self.descriptor(&node)?, marks::NAMES_COMPLETE)?.is_none(),
             Ordering::Release,
         );
         Ok(node)
+    }
+
+    /// Whether `index/` answers for tree file `ino` with host inode `host_ino`.
+    pub(super) fn is_indexed(&self, ino: TreeIno, host_ino: u64) -> Result<bool, UnionError> {
+        if self.tree.inode(ino)?.nlink < 2 {
+            return Ok(false);
+        }
+        match inode::open_path(self.private()?.index(), &index_name(ino)) {
+            Ok(fd) => Ok(inode::status(&fd)?.ino == host_ino),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Makes every name that the tree still shows for `inode` in the upper directory.

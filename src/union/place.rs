@@ -334,6 +334,10 @@ impl Union {
         found: Found<'_>,
     ) -> Result<Arc<Node>, UnionError> {
         let handle = FileHandle::of(&fd).ok();
+        let indexed = match origin {
+            Some(origin) if kind != FileKind::Directory => self.is_indexed(origin, status.ino)?,
+            _ => false,
+        };
         let fd = Arc::new(fd);
         let pinned = handle.is_none().then(|| Arc::clone(&fd));
         let mut table = self.table.write();
@@ -368,7 +372,7 @@ impl Union {
             supersedes: AtomicU64::new(0),
             lookups: AtomicU64::new(0),
             unlinked: AtomicBool::new(status.nlink == 0),
-            indexed: AtomicBool::new(false),
+            indexed: AtomicBool::new(indexed),
             last_status: Mutex::default(),
             parent: AtomicU64::new(found.parent.get()),
             names_pending: AtomicBool::new(false),

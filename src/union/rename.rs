@@ -11,11 +11,11 @@ use parking_lot::MappedMutexGuard;
 use rustix::fs::{AtFlags, RenameFlags};
 
 use super::copy_up::upper_kind;
+use super::create::{Birth, NewEntry, newborn};
 use super::node::Directory;
 use super::place::Child;
 use super::{Node, NodeId, Place, Removed, Union, UnionError};
 use crate::layer::FileKind;
-use crate::private::NewInode;
 use crate::private::listing::UpperKind;
 use crate::sys::inode;
 
@@ -28,6 +28,8 @@ struct Locked<'a> {
 impl Union {
     /// Moves `name` in `parent` to `new_name` in `new_parent`; returns what it replaced.
     ///
+    /// `owner` is the user and group of the device 0:0 that `RENAME_WHITEOUT` leaves.
+    ///
     /// # Errors
     /// Those of rename(2).
     pub fn rename(
@@ -35,6 +37,7 @@ impl Union {
         (parent, name): (NodeId, &[u8]),
         (new_parent, new_name): (NodeId, &[u8]),
         flags: RenameFlags,
+        owner: (u32, u32),
     ) -> Result<Option<Removed>, UnionError> {
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let source = self.own_child(parent, name)?;
@@ -71,7 +74,7 @@ impl Union {
             self.exchange((&from, name), (&to, new_name), &mut first, second.as_deref_mut())?;
             return Ok(None);
         }
-        self.replace((&from, name), (&to, new_name), &source, flags, &mut first, second)
+        self.replace((&from, name), (&to, new_name), &source, (flags, owner), &mut first, second)
     }
 
     /// The private inode behind a name; a shared one is copied up without its data.
@@ -122,7 +125,7 @@ impl Union {
         (from, name): (&Locked<'_>, &[u8]),
         (to, new_name): (&Locked<'_>, &[u8]),
         source: &Arc<Node>,
-        flags: RenameFlags,
+        (flags, owner): (RenameFlags, (u32, u32)),
         first: &mut Directory,
         mut second: Option<Names<'_>>,
     ) -> Result<Option<Removed>, UnionError> {
@@ -167,7 +170,7 @@ impl Union {
             first.remove(name);
         }
         if stands_in {
-            self.stand_in(from, name, first)?;
+            self.stand_in(from, name, first, owner)?;
         }
         drop(second);
         self.replaced(victim, victim_fd)
@@ -223,18 +226,10 @@ impl Union {
         from: &Locked<'_>,
         name: &[u8],
         names: &mut Directory,
+        (uid, gid): (u32, u32),
     ) -> Result<(), UnionError> {
-        let new = NewInode {
-            kind: FileKind::CharDevice,
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            target: b"",
-            size: 0,
-            mtime: None,
-            xattrs: Vec::new(),
-        };
+        let birth = Birth { mode: 0, umask: 0, uid, gid };
+        let new = newborn(&from.fd, NewEntry::CharDevice(0), birth)?;
         let staged = self.private()?.stage(&new)?;
         let status = inode::status(staged.fd())?;
         staged.commit(&from.fd, name, RenameFlags::empty())?;
