@@ -24,18 +24,27 @@ impl Difference {
     }
 }
 
+/// What a subject is known and written to do otherwise.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tolerance {
+    /// st_nlink of a directory does not count its subdirectories.
+    pub(crate) directory_links: bool,
+    /// A directory listing may show one of these numbers where stat shows another.
+    pub(crate) internal_numbers: Option<(u64, u64)>,
+}
+
 /// Compares, and remembers identities.
 #[derive(Debug)]
 pub(crate) struct Comparer {
-    directory_links: bool,
+    tolerance: Tolerance,
     /// Inode number in the subject of each file of the reference.
     known: HashMap<Identity, u64>,
 }
 
 impl Comparer {
-    /// One that has seen nothing; `directory_links` compares st_nlink of directories too.
-    pub(crate) fn new(directory_links: bool) -> Self {
-        Self { directory_links, known: HashMap::new() }
+    /// One that has seen nothing.
+    pub(crate) fn new(tolerance: Tolerance) -> Self {
+        Self { tolerance, known: HashMap::new() }
     }
 
     /// Compares one place, its metadata and perhaps its content.
@@ -50,7 +59,7 @@ impl Comparer {
         let found = subject.observe(place, look);
         match (wanted, found) {
             (Ok((wanted, identity)), Ok((mut found, subject_identity))) => {
-                if wanted.kind == Kind::Directory && !self.directory_links {
+                if wanted.kind == Kind::Directory && self.tolerance.directory_links {
                     found.nlink = wanted.nlink;
                 }
                 equal(place, &wanted, &found)?;
@@ -97,7 +106,10 @@ impl Comparer {
                 let (Ok(theirs), Ok(ours)) = (stat(reference), stat(subject)) else {
                     return Err(Difference::new("existence", format!("{place:?} vanished")));
                 };
-                if listed_inode != ours.inode {
+                let internal = self.tolerance.internal_numbers;
+                if listed_inode != ours.inode
+                    && !internal.is_some_and(|(low, high)| (low..high).contains(&listed_inode))
+                {
                     let what = format!("{place:?}: d_ino {listed_inode}, st_ino {}", ours.inode);
                     return Err(Difference::new("d_ino", what));
                 }

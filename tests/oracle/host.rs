@@ -103,7 +103,7 @@ impl HostTree {
         if secs >= self.epoch_secs { Moment::Now } else { Moment::Set(secs, nanos) }
     }
 
-    fn stat(&self, stat: &Statx) -> (Observation, Identity) {
+    fn stat(&self, stat: &Statx, generation: u64) -> (Observation, Identity) {
         let kind = kind_of(FileType::from_raw_mode(u32::from(stat.stx_mode)));
         let observation = Observation {
             kind,
@@ -119,19 +119,13 @@ impl HostTree {
             xattrs: None,
             content: None,
         };
-        let born = if StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME) {
-            let secs = u64::try_from(stat.stx_btime.tv_sec).unwrap_or_default();
-            secs * 1_000_000_000 + u64::from(stat.stx_btime.tv_nsec)
-        } else {
-            0
-        };
-        (observation, Identity { inode: stat.stx_ino, generation: born })
+        (observation, Identity { inode: stat.stx_ino, generation })
     }
 
     fn inspect(&self, slot: usize) -> Outcome {
         let handle = self.handle(slot)?;
         let stat = statx_fd(handle.fd.as_fd())?;
-        let (mut seen, _) = self.stat(&stat);
+        let (mut seen, _) = self.stat(&stat, 0);
         seen.xattrs = Some(fd_xattrs(handle.fd.as_fd())?);
         if seen.kind == Kind::Regular && handle.readable {
             seen.content = Some(read_all(handle.fd.as_fd(), seen.size.unwrap_or_default())?);
@@ -535,7 +529,8 @@ impl HostTree {
             O::ListSome { slot, seek } => {
                 let listing = self.listings[*slot].as_mut().ok_or(Errno::BADF)?;
                 if *seek {
-                    rustix::fs::seek(&listing.fd, SeekFrom::Start(listing.cookie))?;
+                    // ext4 refuses to seek in a directory that was removed; the read tells.
+                    let _sought = rustix::fs::seek(&listing.fd, SeekFrom::Start(listing.cookie));
                 }
                 let batch = listing.read_some(320)?;
                 listing.names.extend(batch.into_iter().map(|(name, _, _)| name));
@@ -581,7 +576,7 @@ impl World for HostTree {
         self.enter();
         let path = self.path(place);
         let stat = statx_path(&path)?;
-        let (mut seen, identity) = self.stat(&stat);
+        let (mut seen, identity) = self.stat(&stat, generation(&path, false));
         if seen.kind == Kind::Symlink {
             seen.target = Some(rustix::fs::readlink(&path, Vec::new())?.into_bytes());
         }
@@ -603,7 +598,15 @@ impl World for HostTree {
     fn identity(&mut self, slot: usize) -> Option<Identity> {
         let handle = self.handles[slot].as_ref()?;
         let stat = statx_fd(handle.fd.as_fd()).ok()?;
-        Some(self.stat(&stat).1)
+        let path = proc_path(handle.fd.as_fd());
+        Some(self.stat(&stat, generation(&path, true)).1)
+    }
+
+    fn identity_at(&mut self, place: &Place) -> Option<Identity> {
+        self.enter();
+        let path = self.path(place);
+        let stat = rustix::fs::stat(&path).ok()?;
+        Some(Identity { inode: stat.st_ino, generation: generation(&path, true) })
     }
 
     fn close_all(&mut self) {
@@ -734,13 +737,25 @@ fn kind_of(file_type: FileType) -> Kind {
 }
 
 fn statx_path(path: &Path) -> Result<Statx, Errno> {
-    let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    let mask = StatxFlags::BASIC_STATS;
     rustix::fs::statx(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW, mask)
 }
 
 fn statx_fd(fd: BorrowedFd<'_>) -> Result<Statx, Errno> {
-    let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    let mask = StatxFlags::BASIC_STATS;
     rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, mask)
+}
+
+/// What tells a file from an earlier one of the same number: the rest of its file handle. A
+/// birth time is too coarse for that. 0 where the file system gives no handles.
+fn generation(path: &Path, follow: bool) -> u64 {
+    match raw::name_to_handle(path, follow) {
+        Ok(handle) => {
+            let tail = handle.bytes.last_chunk::<4>();
+            tail.map_or(0, |tail| u64::from(u32::from_le_bytes(*tail)))
+        }
+        Err(_) => 0,
+    }
 }
 
 /// Reads to the end, which must be at `size`.

@@ -22,15 +22,20 @@ mod stage;
 mod support;
 mod world;
 
-use compare::Comparer;
+use compare::{Comparer, Tolerance};
 use drive::{Failure, Pair, explore, report, shorten};
 use generate::Profile;
 use host::HostTree;
 use layers::{Layer, random_stack, set_mtime, write_tar};
+use stage::MicaTemplate;
 use support::{Scratch, Succeed};
 
 /// Runs the seeds that the environment asks for, or `count` fresh ones.
-fn explore_seeds(count: u64, steps: usize, mut fresh: impl FnMut(&[Layer]) -> Pair) {
+fn explore_seeds<F: FnMut() -> Pair>(
+    count: u64,
+    steps: usize,
+    mut prepare: impl FnMut(Vec<Layer>) -> F,
+) {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let steps = number("MICA_ORACLE_STEPS").map_or(steps, |n| usize::try_from(n).unwrap());
     let seeds: Vec<u64> = match number("MICA_ORACLE_SEED") {
@@ -39,15 +44,15 @@ fn explore_seeds(count: u64, steps: usize, mut fresh: impl FnMut(&[Layer]) -> Pa
     };
     for seed in seeds {
         println!("MICA_ORACLE_SEED={seed} MICA_ORACLE_STEPS={steps}");
-        let layers = random_stack(seed, 3);
-        match explore(&mut fresh(&layers), seed, steps, Profile::MOUNTED) {
+        let mut fresh = prepare(random_stack(seed, 3));
+        match explore(&mut fresh(), seed, steps, Profile::MOUNTED) {
             Ok(succeeded) => println!("{succeeded} of {steps} steps succeeded"),
             Err(failure) => {
                 println!(
                     "found after {} steps: {}",
                     failure.parting.steps, failure.parting.difference.what
                 );
-                let short: Failure = shorten(&failure, &mut || fresh(&layers));
+                let short: Failure = shorten(&failure, &mut fresh);
                 panic!("seed {seed}, shortened:\n{}", report(&short));
             }
         }
@@ -57,7 +62,25 @@ fn explore_seeds(count: u64, steps: usize, mut fresh: impl FnMut(&[Layer]) -> Pa
 #[test]
 fn a_second_plain_directory_never_differs() {
     support::require_root();
-    explore_seeds(2, 2000, stage::plain);
+    explore_seeds(2, 2000, |layers| move || stage::plain(&layers));
+}
+
+#[test]
+fn mica_root_with_passthrough_is_a_plain_directory() {
+    support::require_root();
+    explore_seeds(2, 3000, |layers| {
+        let template = MicaTemplate::import(&layers);
+        move || template.root(true)
+    });
+}
+
+#[test]
+fn mica_root_without_passthrough_is_a_plain_directory() {
+    support::require_root();
+    explore_seeds(2, 3000, |layers| {
+        let template = MicaTemplate::import(&layers);
+        move || template.root(false)
+    });
 }
 
 /// The comparer can fail: the kernel's overlayfs, which is no POSIX file system and says so, parts
@@ -91,7 +114,7 @@ fn archives_unpack_to_the_merge() {
         tar.args(["--xattrs", "--xattrs-include=*", "--delay-directory-restore", "--directory"]);
         tar.arg(&unpacked).arg("--file").arg(&archive).succeed();
         set_mtime(&unpacked, (0, 0));
-        let mut comparer = Comparer::new(true);
+        let mut comparer = Comparer::new(Tolerance::default());
         let mut wanted = HostTree::new(merged);
         let mut found = HostTree::new(unpacked);
         comparer.tree(&mut wanted, &mut found).unwrap();

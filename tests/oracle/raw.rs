@@ -3,7 +3,7 @@
 //! The only file of these tests with unsafe code; one operation in each block.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CString, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -148,19 +148,21 @@ struct RawHandle {
     bytes: [u8; 128],
 }
 
-/// `name_to_handle_at(dir, path)`, not following a final symbolic link.
-pub(crate) fn name_to_handle(dir: BorrowedFd<'_>, path: &CStr) -> Result<FileHandle, Errno> {
+/// `name_to_handle_at(path)`, following a final symbolic link when told to.
+pub(crate) fn name_to_handle(path: &Path, follow: bool) -> Result<FileHandle, Errno> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
+    let flags = if follow { libc::AT_SYMLINK_FOLLOW } else { 0 };
     let mut handle = RawHandle { len: 128, kind: 0, bytes: [0; 128] };
     let mut mount_id = 0_i32;
     // SAFETY: `handle` has room for the 128 bytes it announces; the kernel keeps no pointer.
     let status = unsafe {
         libc::syscall(
             libc::SYS_name_to_handle_at,
-            dir.as_raw_fd(),
+            libc::AT_FDCWD,
             path.as_ptr(),
             ptr::from_mut(&mut handle),
             ptr::from_mut(&mut mount_id),
-            0,
+            flags,
         )
     };
     if status != 0 {

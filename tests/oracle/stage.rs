@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mica::layer::Stack;
 use mica::object::Locks;
 use rustix::fs::Mode;
 
+use crate::compare::Tolerance;
 use crate::drive::{Pair, Stage};
 use crate::host::HostTree;
 use crate::layers::{Layer, set_mtime, unpack};
@@ -89,30 +91,44 @@ impl Stage for OverlayStage {
         self.mount();
     }
 
-    fn counts_subdirectories(&self) -> bool {
-        false
+    fn tolerance(&self) -> Tolerance {
+        Tolerance { directory_links: true, ..Tolerance::default() }
     }
 }
 
-/// A mica root over the layers, imported one on another.
-pub(crate) fn mica(layers: &[Layer], passthrough: bool) -> Pair {
-    let scratch = Scratch::new("oracle-mica");
-    let reference = scratch.path().join("reference");
-    merged(layers, &reference);
-    let store = scratch.path().join("store");
-    let stack = import_stack(&store, layers, Locks::ALL);
-    let root = ServedRoot::start(&RootSpec {
-        store,
-        stack,
-        private: Some(scratch.path().join("private")),
-        mountpoint: scratch.mountpoint("subject"),
-        passthrough,
-        readonly_mount: true,
-    });
-    Pair {
-        reference: Box::new(HostTree::new(reference)),
-        subject: Box::new(HostTree::new(root.path())),
-        stage: Box::new(MicaStage { root, passthrough, _scratch: scratch }),
+/// Layers imported one on another, for any number of roots.
+pub(crate) struct MicaTemplate {
+    layers: Vec<Layer>,
+    stack: Stack,
+    scratch: Scratch,
+}
+
+impl MicaTemplate {
+    /// Imports `layers` into a store of their own.
+    pub(crate) fn import(layers: &[Layer]) -> Self {
+        let scratch = Scratch::new("oracle-store");
+        let stack = import_stack(scratch.path(), layers, Locks::ALL);
+        Self { layers: layers.to_vec(), stack, scratch }
+    }
+
+    /// A fresh root beside a fresh directory.
+    pub(crate) fn root(&self, passthrough: bool) -> Pair {
+        let scratch = Scratch::new("oracle-mica");
+        let reference = scratch.path().join("reference");
+        merged(&self.layers, &reference);
+        let root = ServedRoot::start(&RootSpec {
+            store: self.scratch.path().to_owned(),
+            stack: self.stack.clone(),
+            private: Some(scratch.path().join("private")),
+            mountpoint: scratch.mountpoint("subject"),
+            passthrough,
+            readonly_mount: true,
+        });
+        Pair {
+            reference: Box::new(HostTree::new(reference)),
+            subject: Box::new(HostTree::new(root.path())),
+            stage: Box::new(MicaStage { root, passthrough, _scratch: scratch }),
+        }
     }
 }
 
@@ -125,6 +141,12 @@ struct MicaStage {
 impl Stage for MicaStage {
     fn remount(&mut self) {
         self.root.remount();
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        // An inode that got a new number at copy-up lists as that (docs/SEMANTICS.md).
+        let internal_numbers = self.passthrough.then_some((1 << 61, 1 << 62));
+        Tolerance { internal_numbers, ..Tolerance::default() }
     }
 
     fn shared_directories(&self) -> Vec<Place> {

@@ -830,6 +830,12 @@ impl<I: Inodes> World for Vfs<I> {
         self.handles[slot].map(|file| Identity { inode: file.ino, generation: 0 })
     }
 
+    fn identity_at(&mut self, place: &Place) -> Option<Identity> {
+        let found = self.existing(place, true);
+        self.release_held();
+        Some(Identity { inode: found.ok()?.ino, generation: 0 })
+    }
+
     fn close_all(&mut self) {
         for slot in 0..HANDLES {
             self.close_slot(slot);

@@ -111,6 +111,9 @@ pub(crate) trait World {
     /// The file that a handle is open on.
     fn identity(&mut self, slot: usize) -> Option<Identity>;
 
+    /// The file at a place, through a final symbolic link.
+    fn identity_at(&mut self, place: &Place) -> Option<Identity>;
+
     /// Closes every handle, map and listing.
     fn close_all(&mut self);
 }
