@@ -27,6 +27,8 @@ pub struct OpenRequest {
     pub truncate: bool,
     /// The kernel opens it to run it.
     pub execute: bool,
+    /// Each write is to be durable when it returns (`O_DSYNC`).
+    pub durable: bool,
 }
 
 /// How reads and writes of an open file reach their bytes.
@@ -177,6 +179,10 @@ impl FileSystem {
             let node = self.private_content(&mut state, id, keep)?;
             if request.truncate {
                 self.truncate_private(&node, 0, caller)?;
+            }
+            if request.durable {
+                // The kernel will sync the data of each write, and nobody the copy-up.
+                self.union.sync(&node, true)?;
             }
             let how = match self.write_how(&state) {
                 WriteHow::Private => How::Passthrough(Backing::Private(id)),

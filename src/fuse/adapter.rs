@@ -231,7 +231,7 @@ fn node(ino: INodeNo) -> NodeId {
 fn open_request(flags: i32) -> OpenRequest {
     let write = OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY;
     let (truncate, execute) = (flags & libc::O_TRUNC != 0, flags & FMODE_EXEC != 0);
-    OpenRequest { write, truncate, execute }
+    OpenRequest { write, truncate, execute, durable: flags & libc::O_DSYNC != 0 }
 }
 
 fn cached_flags(how: How) -> FopenFlags {

@@ -160,7 +160,8 @@ impl Union {
 
     /// Makes the content of `id` private, keeping its first `keep` bytes.
     ///
-    /// Durable on return: what was kept survives a cut from now on. Readers are not held up.
+    /// The bytes are durable on return; that they are the content becomes durable with the first
+    /// [`Union::sync`], until which a cut leaves the file shared. Readers are not held up.
     ///
     /// # Errors
     /// The host's errno, `ENOSPC` above all: then the file is shared as before.
@@ -181,6 +182,7 @@ impl Union {
         }
         marks::clear(&fd, marks::METACOPY)?;
         *node.content.write() = Content::Private;
+        node.reshaped();
         // No longer read once the first is gone; kept out of the way of other tools.
         marks::clear(&fd, marks::REDIRECT)?;
         marks::clear(&fd, marks::OBJECT)?;

@@ -203,6 +203,10 @@ impl Union {
 
     /// Makes a private inode durable: bytes, metadata and, for directories, names.
     ///
+    /// The first sync after a copy-up is always a full one: fdatasync(2) would leave out the
+    /// rename that gave the copy its name and the removal of the mark that it is one, as neither
+    /// changes data, and a cut would bring the shared content back.
+    ///
     /// # Errors
     /// The host's errno: what was written may be lost.
     pub fn sync(&self, node: &Node, data_only: bool) -> Result<(), UnionError> {
@@ -211,10 +215,12 @@ impl Union {
         }
         // Read-only, so a metadata-only copy may be opened too: nothing can be written.
         let file = inode::reopen(&*self.descriptor(node)?, OFlags::RDONLY)?;
-        if data_only {
-            rustix::fs::fdatasync(file)?
+        let shaped = node.shaped.load(Ordering::Acquire);
+        if data_only && node.settled.load(Ordering::Acquire) == shaped {
+            rustix::fs::fdatasync(file)?;
         } else {
-            rustix::fs::fsync(file)?
+            rustix::fs::fsync(file)?;
+            node.settled.fetch_max(shaped, Ordering::AcqRel);
         }
         Ok(())
     }

@@ -124,6 +124,10 @@ pub struct Node {
     pub(super) maybe_written: AtomicBool,
     /// Its pages in the mount's own page cache may be older than the file.
     pub(super) cache_stale: AtomicBool,
+    /// Counts what fdatasync(2) leaves out: names and marks that say what the file is.
+    pub(super) shaped: AtomicU64,
+    /// How many of those are known to be durable.
+    pub(super) settled: AtomicU64,
 }
 
 impl Node {
@@ -156,6 +160,11 @@ impl Node {
     pub fn set_maybe_written(&self) {
         self.maybe_written.store(true, Ordering::Release);
         self.cache_stale.store(true, Ordering::Release);
+    }
+
+    /// Notes that its content is another from here on, by a change of marks alone.
+    pub(super) fn reshaped(&self) {
+        self.shaped.fetch_add(1, Ordering::AcqRel);
     }
 
     /// True once after passthrough writing: the kernel's own pages of it must go.

@@ -379,6 +379,8 @@ impl Union {
             in_shared_set: found.in_shared_set,
             maybe_written: AtomicBool::new(false),
             cache_stale: AtomicBool::new(false),
+            shaped: AtomicU64::new(1),
+            settled: AtomicU64::new(0),
         });
         if status.nlink > 0 {
             table.by_host.insert(status.ino, Arc::clone(&node));

@@ -16,7 +16,8 @@ mod support;
 mod tree;
 mod workload;
 
-use std::os::unix::fs::FileExt;
+use std::fs::OpenOptions;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -245,6 +246,44 @@ fn a_killed_import_leaves_a_store_that_takes_it_again() {
     }
 }
 
+/// A shared file overwritten in place keeps its size and its name: fdatasync(2) of the host's copy
+/// alone would leave out the rename and the mark that make it the content.
+#[test]
+fn the_first_datasync_after_a_copy_up_keeps_it() {
+    require_root();
+    for subject in BOTH {
+        for flags in [0, libc::O_DSYNC] {
+            let scratch = Scratch::new("crash-datasync");
+            let (image, at) = (scratch.path().join("disk.img"), scratch.mountpoint("disk"));
+            let disk = Disk::create(&image, &at, DiskFormat::Ext4, 256 * MIB);
+            let (mountpoint, source) = (scratch.mountpoint("root"), scratch.directory("source"));
+            let site = Site::prepare(subject, disk.path(), &mountpoint, &source, 1);
+            let mut root = site.open();
+            for path in ["usr/lib/worker/d0/file0", "srv/worker/d0/file0"] {
+                let mut options = OpenOptions::new();
+                let file = options.write(true).custom_flags(flags).open(mountpoint.join(path));
+                let file = file.unwrap();
+                file.write_all_at(b"kept", 0).unwrap();
+                if flags == 0 {
+                    file.sync_data().unwrap();
+                }
+            }
+            shut_down(&at, LogFlush::Lost).unwrap();
+            root.kill();
+            unmount_beneath(&mountpoint);
+            disk.detach();
+            let _disk = Disk::attach(&image, &at);
+            let root = site.open();
+            for path in ["usr/lib/worker/d0/file0", "srv/worker/d0/file0"] {
+                let bytes = std::fs::read(mountpoint.join(path)).unwrap();
+                assert_eq!(&bytes[..4], b"kept", "{subject:?}, flags {flags:o}, {path}");
+                assert_eq!(bytes.len(), 40 * tree::BLOCK_BYTES);
+            }
+            root.close();
+        }
+    }
+}
+
 /// The harness asks for nothing that a plain ext4 does not give.
 #[test]
 fn the_bare_disk_passes() {
@@ -310,7 +349,7 @@ fn the_judgement_knows_half_a_copy_from_half_a_write() {
         write.forgive(&mut found, &before);
         found.difference(&before).is_none()
     };
-    let file = std::fs::OpenOptions::new().write(true).open(top.join(&path)).unwrap();
+    let file = OpenOptions::new().write(true).open(top.join(&path)).unwrap();
     // One of two blocks written: what a cut may leave of a write.
     file.write_all_at(&Content::whole(vec![1]).bytes(), 3 * 4096).unwrap();
     assert!(forgiven(&read()));

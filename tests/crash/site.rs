@@ -138,7 +138,10 @@ impl Site {
             let staged: Vec<String> =
                 tree.names.keys().filter(|path| path.ends_with(".new")).cloned().collect();
             for path in staged {
-                fs::remove_file(root.path.join(top).join(&path)).expect("it was just read");
+                let staged = root.path.join(top).join(&path);
+                fs::remove_file(&staged).expect("it was just read");
+                let parent = fs::File::open(staged.parent().expect("it has one"));
+                parent.and_then(|parent| parent.sync_all()).expect("a directory can be synced");
                 tree.remove(&path);
             }
         }

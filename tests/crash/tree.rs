@@ -121,6 +121,22 @@ pub(crate) struct Node {
     pub(crate) mode: u32,
 }
 
+impl Node {
+    /// Says how `self` differs from what was `expected`; nothing when it does not.
+    fn difference(&self, expected: &Self) -> Option<String> {
+        let (found, wanted) = (self.content.stamps(), expected.content.stamps());
+        if self.mode != expected.mode {
+            return Some(format!("mode {:o} instead of {:o}", self.mode, expected.mode));
+        }
+        if found.len() != wanted.len() || self.content.tail_bytes() != expected.content.tail_bytes()
+        {
+            return Some(format!("{:?} instead of {:?}", self.content, expected.content));
+        }
+        let at = found.iter().zip(wanted).position(|(found, wanted)| found != wanted)?;
+        Some(format!("block {at} {:x} instead of {:x}", found[at], wanted[at]))
+    }
+}
+
 /// Directories one level deep and the files in them; paths are `directory/file`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tree {
@@ -245,10 +261,12 @@ impl Tree {
         for path in self.names.keys() {
             match (self.node(path), expected.node(path)) {
                 (_, None) => return Some(format!("{path} should not be there")),
-                (found, wanted) if found != wanted => {
-                    return Some(format!("{path} is {found:?} instead of {wanted:?}"));
+                (Some(found), Some(wanted)) => {
+                    if let Some(difference) = found.difference(wanted) {
+                        return Some(format!("{path} has {difference}"));
+                    }
                 }
-                (..) => {}
+                (None, Some(_)) => {}
             }
             if self.names_of(path) != expected.names_of(path) {
                 return Some(format!(

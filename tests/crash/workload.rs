@@ -85,10 +85,14 @@ impl Ledger {
                 return Ok(());
             }
         }
-        let recent = &operations[acknowledged.saturating_sub(4)..acknowledged];
+        let lines = |operations: &[Operation]| -> String {
+            operations.iter().map(|operation| format!("\n    {operation:x?}")).collect()
+        };
+        let recent = &operations[acknowledged.saturating_sub(24)..acknowledged];
         Err(format!(
-            "{first}\n  acknowledged last: {recent:?}\n  begun: {:?}",
-            &operations[acknowledged..]
+            "{first}\n  acknowledged ({acknowledged} in all):{}\n  begun:{}",
+            lines(recent),
+            lines(&operations[acknowledged..])
         ))
     }
 
