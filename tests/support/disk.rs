@@ -1,6 +1,6 @@
 //! Disks in files: a file system of the wanted kind on a loop device.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -64,20 +64,40 @@ impl Disk {
         &self.image
     }
 
-    /// Unmounts it, and fails the test if somebody still uses it.
+    /// Unmounts it and waits until its file is free to be mounted again; fails the test if somebody
+    /// keeps it.
     ///
-    /// A program that another thread of this test is just starting has every descriptor until it
-    /// executes, and nothing tells when that is over: so a busy disk is tried again for a while.
+    /// Two things may keep it for a moment, and nothing tells when they let go: a program that
+    /// another thread of this test is just starting has every descriptor until it executes, and the
+    /// kernel frees the backing files of an ended FUSE connection only some time later.
     pub(crate) fn detach(self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            match unmount(&self.mountpoint, UnmountFlags::empty()) {
-                Ok(()) => return,
-                Err(Errno::BUSY) if Instant::now() < deadline => std::thread::yield_now(),
-                Err(error) => panic!("cannot unmount {}: {error}", self.mountpoint.display()),
-            }
-        }
+        let patience = Duration::from_secs(30);
+        again_until(patience, || match unmount(&self.mountpoint, UnmountFlags::empty()) {
+            Ok(()) => true,
+            Err(Errno::BUSY) => false,
+            Err(error) => panic!("cannot unmount {}: {error}", self.mountpoint.display()),
+        });
+        again_until(patience, || !is_loop_backing(&self.image));
     }
+}
+
+/// Asks again until the answer is yes.
+fn again_until(patience: Duration, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !done() {
+        assert!(Instant::now() < deadline, "the disk is still in use");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether a loop device still has `image`.
+fn is_loop_backing(image: &Path) -> bool {
+    let image = image.canonicalize().expect("the image exists");
+    let devices = fs::read_dir("/sys/block").expect("sysfs is mounted").flatten();
+    devices.into_iter().any(|device| {
+        let backing = fs::read_to_string(device.path().join("loop/backing_file"));
+        backing.is_ok_and(|backing| Path::new(backing.trim_end()) == image)
+    })
 }
 
 impl Drop for Disk {
