@@ -211,7 +211,7 @@ impl Run<'_> {
             15 | 16 => {
                 let write = self.input.byte().is_multiple_of(2);
                 let truncate = self.input.byte().is_multiple_of(4);
-                let request = OpenRequest { write, truncate, execute: false };
+                let request = OpenRequest { write, truncate, execute: false, durable: false };
                 if let Ok(opened) = fs.open(dir, request, ROOT_CALLER) {
                     self.handles.push((dir, opened.handle));
                 }
