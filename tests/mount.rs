@@ -8,126 +8,25 @@
 mod support;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use mica::fs::FileSystem;
-use mica::fuse::{Mount, MountOptions, Unmounter};
-use mica::layer::{
-    LayerBuilder, LayerPath, Layers, Metadata, NewContent, NewNode, Stack, Timestamp,
-    default_shared_paths,
-};
-use mica::object::{ObjectReader, Objects};
-use mica::private::PrivateLayer;
-use mica::union::{SharedSet, Union};
+use mica::layer::Stack;
 use support::Scratch;
+use support::library::{Root, file_system, run, template};
 
 /// A child that another test forks holds our locks until it executes: one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-struct Root {
-    mountpoint: PathBuf,
-    unmounter: Unmounter,
-    server: Option<JoinHandle<()>>,
-    fs: Arc<FileSystem>,
-}
-
-impl Drop for Root {
-    fn drop(&mut self) {
-        if let Err(errno) = self.unmounter.unmount() {
-            eprintln!("unmount: {errno}");
-            self.unmounter.detach().unwrap();
-        }
-        self.server.take().unwrap().join().unwrap();
-    }
-}
-
-fn node(mode: u32, content: NewContent) -> NewNode {
-    let mtime = Timestamp { secs: 1_000_000_000, nanos: 5 };
-    NewNode { metadata: Metadata { mode, uid: 0, gid: 0, mtime }, xattrs: Vec::new(), content }
-}
-
-/// A store with one template: programs of a kind under /usr, data under /etc and /srv.
-fn store(path: &Path) -> Stack {
-    let objects = Objects::open(path).unwrap();
-    let layers = Layers::open(path).unwrap();
-    let staging = objects.begin().unwrap();
-    let mut builder = LayerBuilder::new();
-    let at = |path: &str| LayerPath::parse(path.as_bytes()).unwrap();
-    for dir in ["usr", "usr/bin", "etc", "srv", "srv/empty", "srv/deep", "srv/deep/er"] {
-        builder.put(&at(dir), node(0o755, NewContent::Directory)).unwrap();
-    }
-    for (name, mode, bytes) in [
-        ("usr/bin/tool", 0o755, b"#!/bin/sh\necho tool\n".to_vec()),
-        ("usr/bin/big", 0o755, vec![7u8; 3_000_000]),
-        ("usr/bin/setuid", 0o4755, b"#!/bin/sh\nid -u\n".to_vec()),
-        ("etc/conf", 0o644, b"key=value\n".to_vec()),
-        ("etc/empty", 0o644, Vec::new()),
-        ("srv/one", 0o644, b"linked\n".to_vec()),
-        ("srv/deep/file", 0o644, b"deep\n".to_vec()),
-        ("srv/deep/er/file", 0o600, b"deeper\n".to_vec()),
-    ] {
-        let put = staging.put_bytes(&bytes).unwrap();
-        let content = NewContent::Regular {
-            object: put.id,
-            size: put.len_bytes,
-            data_blocks: put.data_blocks,
-        };
-        builder.put(&at(name), node(mode, content)).unwrap();
-    }
-    builder.hard_link(&at("srv/two"), &at("srv/one")).unwrap();
-    builder.hard_link(&at("etc/three"), &at("srv/one")).unwrap();
-    builder.put(&at("etc/link"), node(0o777, NewContent::Symlink(b"conf"[..].into()))).unwrap();
-    staging.publish().unwrap();
-    let layer = layers.publish(staging.dir(), builder.finish().unwrap()).unwrap();
-    staging.finish().unwrap();
-    Stack::new(vec![layer])
-}
-
 fn mount(scratch: &Scratch, stack: &Stack, name: &str, private: bool, passthrough: bool) -> Root {
-    let store = scratch.path().join("store");
-    let layers = Layers::open(&store).unwrap();
-    let tree = layers.tree(stack).unwrap();
-    let shared = SharedSet::resolve(&tree, &default_shared_paths()).unwrap();
-    let private = private
-        .then(|| PrivateLayer::open(&scratch.path().join(format!("{name}.p")), stack).unwrap());
-    let union = Union::new(tree, ObjectReader::open(&store).unwrap(), private, shared).unwrap();
-    let fs = FileSystem::new(union);
-    let options = MountOptions {
-        mountpoint: scratch.mountpoint(name),
-        source: "test".into(),
-        flags: rustix::mount::MountFlags::empty(),
-        passthrough,
-        threads: 4,
-    };
-    let mount = Mount::new(Arc::clone(&fs), &options).unwrap();
-    let unmounter = mount.unmounter();
-    let server = std::thread::spawn(move || mount.run().unwrap());
-    Root { mountpoint: options.mountpoint, unmounter, server: Some(server), fs }
-}
-
-/// Runs a shell script in `dir`; every command must succeed.
-fn run(dir: &Path, script: &str) -> String {
-    let mut shell = Command::new("bash")
-        .args(["-euxo", "pipefail"])
-        .current_dir(dir)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-    let output = shell.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "script failed: {text}");
-    text
+    let private = private.then(|| scratch.path().join(format!("{name}.p")));
+    let fs = file_system(&scratch.path().join("store"), stack, private.as_deref());
+    Root::serve(fs, &scratch.mountpoint(name), passthrough, 4)
 }
 
 fn scratch_store(name: &str) -> (MutexGuard<'static, ()>, Scratch, Stack) {
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let scratch = Scratch::new(name);
-    let stack = store(&scratch.directory("store"));
+    let stack = template(&scratch.directory("store"));
     (alone, scratch, stack)
 }
 

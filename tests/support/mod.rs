@@ -9,6 +9,7 @@
 mod command;
 mod disk;
 mod forge;
+pub(crate) mod library;
 mod mounted;
 mod power;
 mod scratch;
