@@ -58,8 +58,11 @@ impl Desk {
         self.store.mica(arguments)
     }
 
+    /// The command that mounts a root, saying all it has to say.
     fn mount(&self, template: &str, place: &Path, private: &Path) -> Command {
-        self.store.mount_command(template, place, &MountOptions::private(private))
+        let mut command = self.mica(["mount", template]);
+        command.arg(place).arg("--private").arg(private);
+        command
     }
 
     fn json<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Value {
@@ -332,6 +335,30 @@ fn plain_umount_ends_the_process_and_frees_the_private_directory() {
     assert_eq!((&info["mountpoint"], info["mounted"].as_bool()), (&Value::Null, Some(false)));
     drop(root);
     desk.store.mount("base:1", &place, &options).unmount();
+}
+
+#[test]
+fn what_follows_plain_umount_at_once_waits_for_the_process() {
+    let desk = Desk::new();
+    let place = desk.at("one");
+    for round in 0..8 {
+        let (options, wanted) = if round % 2 == 0 {
+            (MountOptions::private(&desk.private("web1")), "web1")
+        } else {
+            (MountOptions::read_only(), "one")
+        };
+        let root = desk.store.mount("base:1", &place, &options);
+        Command::new("umount").arg(&place).succeed();
+        // Nobody waits here: the process is still ending.
+        desk.mica(["template", "delete", "--dry-run", "base:1"]).capture();
+        let again = desk.store.mount("base:1", &place, &options);
+        assert_eq!(desk.json(["info", wanted])["mounted"], true);
+        Command::new("umount").arg(&place).succeed();
+        drop((root, again));
+    }
+    fs::remove_dir_all(desk.private("web1")).expect("free");
+    desk.mica(["store", "forget", "web1"]).succeed();
+    desk.mica(["template", "delete", "base:1"]).succeed();
 }
 
 #[test]

@@ -36,6 +36,14 @@ impl Client {
         Ok(Self { stream: BufReader::new(stream) })
     }
 
+    /// Waits for answers no longer than this, instead of a minute.
+    ///
+    /// # Errors
+    /// [`ControlError::Lost`] for a duration of zero.
+    pub fn set_patience(&self, limit: Duration) -> Result<(), ControlError> {
+        self.stream.get_ref().set_read_timeout(Some(limit)).map_err(ControlError::Lost)
+    }
+
     /// The listening process, in this process's pid namespace.
     ///
     /// # Errors
@@ -76,7 +84,7 @@ impl Client {
         match self.call(&Request::Stop { detach }) {
             Ok(Answer::Stopping) => Ok(()),
             Ok(answer) => Err(unexpected(answer)),
-            Err(ControlError::Lost(error)) if is_hang_up(&error) => Ok(()),
+            Err(error) if error.is_hang_up() => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -101,7 +109,7 @@ impl Client {
 }
 
 /// Whether the other side closed, as opposed to staying silent.
-fn is_hang_up(error: &io::Error) -> bool {
+pub(super) fn is_hang_up(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     [BrokenPipe, ConnectionReset, UnexpectedEof].contains(&error.kind())
 }
@@ -139,6 +147,7 @@ mod tests {
                 private: None,
                 read_only: true,
                 passthrough: false,
+                mounted: true,
                 since: 7,
             }
         }

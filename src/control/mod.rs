@@ -53,6 +53,14 @@ pub enum ControlError {
     },
 }
 
+impl ControlError {
+    /// Whether the other side closed the connection: its process is ending or gone.
+    #[must_use]
+    pub fn is_hang_up(&self) -> bool {
+        matches!(self, Self::Lost(error) if client::is_hang_up(error))
+    }
+}
+
 /// A name for `path` short enough for a socket address, and what keeps it valid.
 ///
 /// A socket address holds 107 bytes; stores may lie deeper. The directory is opened and

@@ -57,6 +57,14 @@ pub struct Status {
     pub read_only: bool,
     /// Whether shared files go straight to their objects, in one copy of memory for all roots.
     pub passthrough: bool,
+    /// Whether it is still in the tree; if not, the process ends with its last user.
+    #[serde(default = "yes")]
+    pub mounted: bool,
     /// When the mount became usable, in seconds since 1970.
     pub since: u64,
+}
+
+/// A process of a version that does not say is taken to be as it was registered.
+fn yes() -> bool {
+    true
 }

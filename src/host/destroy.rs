@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::error::HostError;
 use super::roots::{RootRecord, Roots};
 use super::store::{META, Store};
+use super::unmount;
 use crate::object::Objects;
 
 /// What destroying a store takes away, or took away.
@@ -34,6 +35,7 @@ const PARTS: &[&str] = &["templates", "index", "trees", "layers", "roots", "stag
 /// [`super::StoreError::Busy`] while an import or a collection runs.
 pub fn destroy(store: Store, dry_run: bool) -> Result<Destroyed, HostError> {
     let roots = Roots::open(&store)?;
+    unmount::let_end(&roots)?;
     let locked = roots.lock()?;
     let records = roots.list()?;
     let mounted = records.iter().filter(|record| record.living().is_some());
@@ -100,6 +102,7 @@ pub fn forget(
     dry_run: bool,
 ) -> Result<RootRecord, HostError> {
     let roots = Roots::open(store)?;
+    unmount::let_end(&roots)?;
     let locked = roots.lock()?;
     let record = roots.find(wanted)?;
     if record.living().is_some()

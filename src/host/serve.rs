@@ -11,7 +11,7 @@ use super::error::HostError;
 use super::launch::{MountSpec, Ready};
 use super::roots::{LockedRoots, NewRoot, RootRecord, Roots};
 use super::store::{Access, Store};
-use super::{log, mount_table, mountpoint, supervisor, templates};
+use super::{log, mount_table, mountpoint, supervisor, templates, unmount};
 use crate::control::{Service, Socket, Status};
 use crate::fs::FileSystem;
 use crate::fuse;
@@ -55,6 +55,7 @@ pub fn serve(spec: &MountSpec, ready: &mut dyn FnMut(&Ready)) -> Result<(), Host
         return Err(HostError::PrivateInside { private: private.clone(), mountpoint });
     }
     let roots = Roots::open(&store)?;
+    unmount::let_end(&roots)?;
     let (mut registered, socket, mut notes) =
         register(&roots, &layers, spec, private, mountpoint.clone())?;
     let record = registered.record.clone();
@@ -96,6 +97,7 @@ pub fn serve(spec: &MountSpec, ready: &mut dyn FnMut(&Ready)) -> Result<(), Host
         private: record.private.clone(),
         read_only,
         passthrough,
+        mounted: true,
         since: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs(),
     };
     let root = Arc::new(ServedRoot { status, device, file_system });
@@ -309,7 +311,9 @@ impl ServedRoot {
 
 impl Service for ServedRoot {
     fn status(&self) -> Status {
-        self.status.clone()
+        let there = mount_table::at(&self.status.mountpoint).ok().flatten();
+        let mounted = there.is_some_and(|entry| Some(entry.device) == self.device);
+        Status { mounted, ..self.status.clone() }
     }
 
     fn statistics(&self) -> Snapshot {

@@ -6,6 +6,7 @@ use super::error::HostError;
 use super::nearest;
 use super::roots::{RootRecord, Roots};
 use super::store::Store;
+use super::unmount;
 use crate::layer::store::LayersError;
 use crate::layer::{Layers, Template, TemplateName};
 
@@ -114,6 +115,7 @@ pub fn delete(
     dry_run: bool,
 ) -> Result<(), HostError> {
     let roots = Roots::open(store)?;
+    unmount::let_end(&roots)?;
     let locked = roots.lock()?;
     locked.prune()?;
     let records = roots.list()?;

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
@@ -20,6 +21,12 @@ const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
 /// The same for a root that may have users: long enough for one that has none.
 const PATIENCE_WITH_USERS: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// How long to wait for a process whose root somebody else unmounted a moment ago.
+const COURTESY: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };
+
+/// How long a mount process may take to say how it is.
+const QUICK: Duration = Duration::from_millis(500);
 
 /// How an unmount ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,4 +121,33 @@ fn wait(process: Option<&OwnedFd>, patience: &Timespec) -> Result<Unmounted, Hos
         .map_err(io::Error::from)
         .map_err(HostError::system("wait for", "the mount process"))?;
     Ok(if ended > 0 { Unmounted::Ended } else { Unmounted::StillUsed })
+}
+
+/// Waits a moment for mount processes that are about to end, because their root was
+/// unmounted by umount(8): until they have, their records say they are mounted.
+///
+/// Not to be called with the registry locked: they take their records back under its lock.
+///
+/// # Errors
+/// When the registry cannot be read.
+pub fn let_end(roots: &Roots) -> Result<(), HostError> {
+    for record in roots.list()? {
+        let Some(mount) = &record.mount else { continue };
+        // What is in the tree here needs no question.
+        if mount_table::at(&mount.mountpoint).is_ok_and(|at| at.is_some_and(|at| at.is_mica())) {
+            continue;
+        }
+        let Some(mut client) = record.living() else { continue };
+        let process = watch(&client)?;
+        client.set_patience(QUICK)?;
+        let ending = match client.status() {
+            Ok(status) => !status.mounted,
+            // Silent: still on its way to a mount.
+            Err(error) => error.is_hang_up(),
+        };
+        if ending {
+            wait(process.as_ref(), &COURTESY)?;
+        }
+    }
+    Ok(())
 }
