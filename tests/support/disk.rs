@@ -3,12 +3,12 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::Succeed;
+use super::patience::again_until;
 use super::scratch::is_mountpoint;
 
 /// The host file systems that the tests meet.
@@ -66,27 +66,15 @@ impl Disk {
 
     /// Unmounts it and waits until its file is free to be mounted again; fails the test if somebody
     /// keeps it.
-    ///
-    /// Two things may keep it for a moment, and nothing tells when they let go: a program that
-    /// another thread of this test is just starting has every descriptor until it executes, and the
-    /// kernel frees the backing files of an ended FUSE connection only some time later.
     pub(crate) fn detach(self) {
-        let patience = Duration::from_secs(30);
-        again_until(patience, || match unmount(&self.mountpoint, UnmountFlags::empty()) {
-            Ok(()) => true,
-            Err(Errno::BUSY) => false,
-            Err(error) => panic!("cannot unmount {}: {error}", self.mountpoint.display()),
+        again_until("the disk is in use", || {
+            match unmount(&self.mountpoint, UnmountFlags::empty()) {
+                Ok(()) => true,
+                Err(Errno::BUSY) => false,
+                Err(error) => panic!("cannot unmount {}: {error}", self.mountpoint.display()),
+            }
         });
-        again_until(patience, || !is_loop_backing(&self.image));
-    }
-}
-
-/// Asks again until the answer is yes.
-fn again_until(patience: Duration, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience;
-    while !done() {
-        assert!(Instant::now() < deadline, "the disk is still in use");
-        std::thread::sleep(Duration::from_millis(1));
+        again_until("the loop device is in use", || !is_loop_backing(&self.image));
     }
 }
 

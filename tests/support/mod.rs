@@ -11,6 +11,7 @@ mod disk;
 mod forge;
 pub(crate) mod library;
 mod mounted;
+mod patience;
 mod power;
 mod scratch;
 mod snapshot;

@@ -10,11 +10,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::statfs;
 use rustix::mount::{UnmountFlags, unmount};
 
+use super::patience::{PATIENCE, again_until};
 use super::scratch::is_mountpoint;
 use super::{Succeed, mica};
-
-/// Longest wait for a mount to come or go before the test is called hung.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A store of one test.
 pub(crate) struct Store {
@@ -156,7 +154,14 @@ impl Mounted {
 
     /// Unmounts it with `mica umount`, which returns when its process has ended.
     pub(crate) fn unmount(mut self) {
-        mica().env("MICA_STORE", &self.store).arg("umount").arg(&self.mountpoint).succeed();
+        again_until("the root is in use", || {
+            let mut umount = mica();
+            let output =
+                umount.env("MICA_STORE", &self.store).arg("umount").arg(&self.mountpoint).capture();
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success() || told.contains("is in use"), "mica umount: {told}");
+            output.status.success()
+        });
         assert!(!is_mountpoint(&self.mountpoint), "mica umount left {:?}", self.mountpoint);
         if let Some(mut server) = self.server.take() {
             let status = server.wait().expect("the mount process can be waited for");
