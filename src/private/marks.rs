@@ -27,6 +27,8 @@ pub const OBJECT: &[u8] = b"trusted.mica.object";
 pub const INO: &[u8] = b"trusted.mica.ino";
 /// An empty file that stands for the character device 0:0.
 pub const RDEV: &[u8] = b"trusted.mica.rdev";
+/// What a metadata-only copy has to get back if its copy-up is cut short.
+pub const FILLING: &[u8] = b"trusted.mica.filling";
 /// An index entry all of whose tree names are in the upper directory.
 pub const NAMES_COMPLETE: &[u8] = b"trusted.mica.names";
 
@@ -76,6 +78,36 @@ impl Origin {
     }
 }
 
+/// The value of [`FILLING`]: what writing the content of a file changes beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filling {
+    /// Size in bytes.
+    pub size: u64,
+    /// Modification time: seconds, nanoseconds.
+    pub mtime: (i64, u32),
+    /// `security.capability`; empty if it has none.
+    pub capability: Vec<u8>,
+}
+
+impl Filling {
+    /// The mark's bytes: size, seconds, nanoseconds (little-endian), capability.
+    pub fn encode(&self) -> Vec<u8> {
+        let (seconds, nanos) = self.mtime;
+        let size = self.size.to_le_bytes();
+        [&size[..], &seconds.to_le_bytes(), &nanos.to_le_bytes(), &self.capability].concat()
+    }
+
+    /// Reads the mark's bytes; `None` if they are none.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (size, rest) = bytes.split_first_chunk::<8>()?;
+        let (seconds, rest) = rest.split_first_chunk::<8>()?;
+        let (nanos, capability) = rest.split_first_chunk::<4>()?;
+        let mtime = (i64::from_le_bytes(*seconds), u32::from_le_bytes(*nanos));
+        let (size, capability) = (u64::from_le_bytes(*size), capability.to_vec());
+        (mtime.1 < 1_000_000_000).then_some(Self { size, mtime, capability })
+    }
+}
+
 /// The host name under which a container's attribute `name` is stored.
 ///
 /// `trusted.overlay.X` becomes `trusted.overlay.overlay.X`, as the kernel's overlayfs
@@ -118,6 +150,8 @@ pub struct Marks {
     pub metacopy: bool,
     /// See [`RDEV`].
     pub rdev: bool,
+    /// See [`FILLING`].
+    pub filling: Option<Filling>,
 }
 
 impl Marks {
@@ -140,6 +174,7 @@ impl Marks {
                 REDIRECT => marks.redirect = Some(value()?),
                 METACOPY => marks.metacopy = true,
                 RDEV => marks.rdev = true,
+                FILLING => marks.filling = Some(Filling::decode(&value()?).ok_or(Errno::UCLEAN)?),
                 _ => {}
             }
         }
@@ -174,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_container_cannot_forge_a_mark() {
-        for mark in [OPAQUE, REDIRECT, METACOPY, ORIGIN, OBJECT, INO, RDEV, NAMES_COMPLETE] {
+        for mark in [OPAQUE, REDIRECT, METACOPY, ORIGIN, OBJECT, INO, RDEV, FILLING, NAMES_COMPLETE]
+        {
             let stored = escape(mark);
             assert_ne!(stored, mark);
             assert_eq!(unescape(&stored).as_deref(), Some(mark));
@@ -193,5 +229,15 @@ mod tests {
         assert_eq!(Origin::decode(&origin.encode()), Some(origin));
         assert_eq!(Origin::decode(b""), None);
         assert_eq!(Origin::decode(&[0; ORIGIN_LEN]), None);
+    }
+
+    #[test]
+    fn what_a_copy_up_must_give_back_survives_its_encoding() {
+        for capability in [Vec::new(), vec![1, 0, 0, 2]] {
+            let filling = Filling { size: u64::MAX, mtime: (-7, 999_999_999), capability };
+            assert_eq!(Filling::decode(&filling.encode()), Some(filling));
+        }
+        assert_eq!(Filling::decode(&[0; 19]), None);
+        assert_eq!(Filling::decode(&[0xff; 20]), None);
     }
 }

@@ -11,12 +11,14 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
 use rustix::fs::{OFlags, RenameFlags, XattrFlags};
+use rustix::io::Errno;
 
 use super::place::{Child, Found};
 use super::{Content, Node, NodeId, ObjectContent, Place, Union, UnionError};
 use crate::layer::{FileKind, Inode, TreeIno};
+use crate::private::NewInode;
 use crate::private::listing::UpperKind;
-use crate::private::{NewInode, marks};
+use crate::private::marks::{self, Filling, Marks};
 use crate::sys::copy::{Copied, copy_data};
 use crate::sys::inode;
 
@@ -171,42 +173,65 @@ impl Union {
         let Content::Object(object) = node.content() else { return Ok(Arc::clone(&node)) };
         let fd = self.descriptor(&node)?;
         let file = inode::reopen(&fd, OFlags::RDWR)?;
-        if let Err(error) = self.fill(&file, &object, keep) {
-            // The object goes on being the content; give back the room the attempt took.
-            let emptied = rustix::fs::ftruncate(&file, 0)
-                .and_then(|()| rustix::fs::ftruncate(&file, object.size));
-            if let Err(errno) = emptied {
-                tracing::warn!(%errno, "an unfinished copy-up keeps its room until the next one");
-            }
-            return Err(error);
-        }
+        self.fill(&file, &object, keep)?;
         marks::clear(&fd, marks::METACOPY)?;
         *node.content.write() = Content::Private;
         node.reshaped();
         // No longer read once the first is gone; kept out of the way of other tools.
         marks::clear(&fd, marks::REDIRECT)?;
         marks::clear(&fd, marks::OBJECT)?;
+        marks::clear(&fd, marks::FILLING)?;
         drop(_copying);
         Ok(node)
     }
 
+    /// Copies the content into the private file, which goes on being a metadata-only copy.
+    ///
+    /// Writing content moves the time and takes the capabilities away; a mark keeps both until
+    /// the content is in force, so that a cut or a full disk changes nothing.
     fn fill(&self, file: &OwnedFd, object: &ObjectContent, keep: u64) -> Result<(), UnionError> {
         if keep == 0 {
             return Ok(rustix::fs::ftruncate(file, 0)?);
         }
-        let before = inode::status(file)?;
-        let capability = inode::xattr(file, CAPABILITY)?;
         let source = self.open_object(object)?;
+        let before = inode::status(file)?;
+        let capability = inode::xattr(file, CAPABILITY)?.unwrap_or_default();
+        let filling = Filling { size: object.size, mtime: before.mtime, capability };
+        marks::set(file, marks::FILLING, &filling.encode())?;
         let copied = copy_data(source.as_fd(), file.as_fd(), object.size)
-            .map_err(|e| rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::IO))?;
-        if keep < object.size {
-            rustix::fs::ftruncate(file, keep)?;
-        } else if let Some(capability) = capability {
-            inode::set_xattr(file, CAPABILITY, &capability, XattrFlags::empty())?;
+            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO).into())
+            .and_then(|copied| {
+                if keep < object.size {
+                    rustix::fs::ftruncate(file, keep)?;
+                } else {
+                    restore_capability(file, &filling)?;
+                }
+                inode::set_times(
+                    file,
+                    inode::timespec(before.atime),
+                    inode::timespec(before.mtime),
+                )?;
+                if !matches!(copied, Copied::Reflinked) {
+                    rustix::fs::fdatasync(file)?;
+                }
+                Ok(())
+            });
+        if copied.is_err()
+            && let Err(errno) = unfill(file, &filling)
+        {
+            tracing::warn!(%errno, "an unfinished copy-up is undone by the next mount");
         }
-        inode::set_times(file, inode::timespec(before.atime), inode::timespec(before.mtime))?;
-        if !matches!(copied, Copied::Reflinked) {
-            rustix::fs::fdatasync(file)?;
+        copied
+    }
+
+    /// Undoes a copy-up that a cut interrupted, or forgets about one that it did not.
+    pub(super) fn finish_filling(&self, fd: &OwnedFd, marks: &Marks) -> Result<(), UnionError> {
+        let Some(filling) = &marks.filling else { return Ok(()) };
+        if marks.metacopy {
+            let file = inode::reopen(fd, OFlags::RDWR)?;
+            unfill(&file, filling)?;
+        } else {
+            marks::clear(fd, marks::FILLING)?;
         }
         Ok(())
     }
@@ -257,6 +282,22 @@ impl Union {
         self.descriptors.lock().pop(&node.serial);
         self.table.write().by_host.remove(&node.host_ino);
     }
+}
+
+/// Makes a half-filled file the hole it was, and gives back the room it took.
+fn unfill(file: &OwnedFd, filling: &Filling) -> Result<(), Errno> {
+    rustix::fs::ftruncate(file, 0)?;
+    rustix::fs::ftruncate(file, filling.size)?;
+    restore_capability(file, filling)?;
+    inode::set_times(file, inode::OMIT, inode::timespec(filling.mtime))?;
+    marks::clear(file, marks::FILLING)
+}
+
+fn restore_capability(file: &OwnedFd, filling: &Filling) -> Result<(), Errno> {
+    if filling.capability.is_empty() {
+        return Ok(());
+    }
+    inode::set_xattr(file, CAPABILITY, &filling.capability, XattrFlags::empty())
 }
 
 /// What listings of upper directories call an inode type.

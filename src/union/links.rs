@@ -77,6 +77,7 @@ impl Union {
         inode: &Inode,
     ) -> Result<Arc<Node>, UnionError> {
         let marks = Marks::read(&fd)?;
+        self.finish_filling(&fd, &marks)?;
         let in_shared_set = self.shared.contains(&self.tree, inode.ino)?;
         let parent = NodeId::tree(inode.parent);
         let found = Found { parent, parent_origin: None, in_shared_set, name: b"" };

@@ -297,8 +297,9 @@ impl Union {
 
     /// Makes the node of an upper inode from what the host says of it.
     pub(super) fn adopt(&self, fd: OwnedFd, found: Found<'_>) -> Result<Arc<Node>, UnionError> {
-        let status = inode::status(&fd)?;
         let marks = Marks::read(&fd)?;
+        self.finish_filling(&fd, &marks)?;
+        let status = inode::status(&fd)?;
         let kind = kind_of(&status, &marks)?;
         let origin = self.origin(&marks, kind, found)?;
         let content = if !marks.metacopy || kind != FileKind::Regular {
