@@ -28,22 +28,24 @@ impl PrivateLayer {
     }
 
     /// Removes `name` from `dir`, leaving a whiteout, in one step. A directory must be empty.
+    ///
+    /// Takes no inode, so that files can be removed from a disk that has none left: the
+    /// kernel's `RENAME_WHITEOUT` makes a fresh one each time.
     pub fn replace_with_whiteout(
         &self,
         dir: impl AsFd,
         name: &[u8],
         directory: bool,
     ) -> Result<(), Errno> {
-        let gone = self.temporary_name();
-        rustix::fs::renameat_with(
-            dir,
-            name,
-            self.work(),
-            gone.as_slice(),
-            RenameFlags::WHITEOUT | RenameFlags::NOREPLACE,
-        )?;
-        self.discard(&gone, directory);
-        Ok(())
+        let fresh = self.temporary_name();
+        self.whiteout(self.work(), &fresh)?;
+        // A file is replaced, a directory has to change places.
+        let flags = if directory { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
+        let replaced = rustix::fs::renameat_with(self.work(), fresh.as_slice(), dir, name, flags);
+        if replaced.is_err() || directory {
+            self.discard(&fresh, directory && replaced.is_ok());
+        }
+        replaced
     }
 
     /// Gives the inode of `fd` the name `name` in `dir`, where a whiteout is.

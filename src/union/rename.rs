@@ -164,7 +164,7 @@ impl Union {
         }
         self.note(to.node, target_names, new_name, upper_kind(source.kind), moved.host_ino)?;
         source.parent.store(to.node.id().get(), std::sync::atomic::Ordering::Relaxed);
-        if leaves_whiteout {
+        if leaves_whiteout || stands_in {
             self.note(from.node, first, name, UpperKind::Whiteout, 0)?;
         } else {
             first.remove(name);
