@@ -71,7 +71,7 @@ pub(super) fn with_index<T>(
         Ok(Some(lock)) => lock,
         Ok(None) => return Ok(Indexed::Unavailable),
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "no index");
+            tracing::info!(path = %path.display(), %error, "no index");
             return Ok(Indexed::Unavailable);
         }
     };
@@ -89,7 +89,7 @@ pub(super) fn rebuild(
     let deadline = Instant::now() + patience;
     let Ok(Some(_lock)) = lock(path, deadline) else { return Ok(false) };
     if let Err(error) = delete(path) {
-        tracing::warn!(path = %path.display(), %error, "the index cannot be deleted");
+        tracing::info!(path = %path.display(), %error, "the index cannot be deleted");
         return Ok(false);
     }
     Ok(matches!(ask(path, layers, deadline, &|_| Ok(()))?, Indexed::Answer(())))
@@ -120,12 +120,12 @@ fn ask<T>(
             continue;
         }
         if rebuilt || in_use(&error) {
-            tracing::warn!(path = %path.display(), %error, "no index");
+            tracing::info!(path = %path.display(), %error, "no index");
             return Ok(Indexed::Unavailable);
         }
         tracing::info!(path = %path.display(), %error, "the index is built again");
         if let Err(error) = delete(path) {
-            tracing::warn!(path = %path.display(), %error, "the index cannot be deleted");
+            tracing::info!(path = %path.display(), %error, "the index cannot be deleted");
             return Ok(Indexed::Unavailable);
         }
         rebuilt = true;

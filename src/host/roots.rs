@@ -15,7 +15,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::mount_table;
-use super::store::{Store, StoreError};
+use super::store::{ROOTS, Store, StoreError};
 use crate::control::{Client, ControlError, Socket};
 use crate::layer::{Stack, StackId, TemplateName};
 use crate::sys::durable::{self, Existing};
@@ -199,7 +199,7 @@ impl Roots {
     /// # Errors
     /// [`RootError::System`].
     pub fn open(store: &Store) -> Result<Self, RootError> {
-        let path = store.path().join("roots");
+        let path = store.path().join(ROOTS);
         let made = match fs::create_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             made => made,

@@ -26,6 +26,9 @@ pub(super) const META: &str = "meta.json";
 /// Features of the format this version knows, beyond the base: none yet.
 const KNOWN_FEATURES: &[&str] = &[];
 
+/// The registry of roots.
+pub(super) const ROOTS: &str = "roots";
+
 /// What may be done with an opened store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -263,8 +266,13 @@ fn create(path: &Path) -> Result<(), StoreError> {
         let dir = File::open(path)?;
         match durable::write_file(dir.as_fd(), OsStr::new(META), &text, Existing::Keep) {
             // Somebody else made it meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            written => written,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            written => written?,
+        }
+        // Who only looks must not have to make it, on a disk that is full by then.
+        match std::fs::create_dir(path.join(ROOTS)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _there => Ok(()),
         }
     };
     make().map_err(|source| system("make", path, source))

@@ -353,7 +353,7 @@ impl Layers {
         match stored {
             Ok(()) => Ok(self.stored_tree(stack).unwrap_or(bytes)),
             Err(error) => {
-                tracing::warn!(stack = %name, %error, "the merged tree cannot be stored");
+                tracing::info!(stack = %name, %error, "the merged tree cannot be stored");
                 Ok(bytes)
             }
         }
