@@ -11,6 +11,7 @@ mod names;
 mod places;
 mod privilege;
 mod processes;
+mod space;
 mod stage;
 #[path = "../support/mod.rs"]
 mod support;

@@ -9,8 +9,8 @@ use mica::object::ObjectId;
 
 use crate::support::{MountOptions, Mounted, Scratch, Store, Succeed, require_root};
 
-/// Length of `srv/large`, in bytes: more than is ever copied in one piece.
-pub(crate) const LARGE_BYTES: usize = 12 << 20;
+/// Length of `srv/large`, in bytes: more than is ever held in memory at once.
+pub(crate) const LARGE_BYTES: usize = 5 << 20;
 
 /// A scratch directory with a store in it that holds the template `base`.
 pub(crate) struct Stage {
@@ -19,9 +19,14 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn new(name: &str) -> Self {
+    /// A scratch directory without a store.
+    pub(crate) fn empty(name: &str) -> Scratch {
         require_root();
-        let scratch = Scratch::new(name);
+        Scratch::new(name)
+    }
+
+    pub(crate) fn new(name: &str) -> Self {
+        let scratch = Self::empty(name);
         let store = Store::at(&scratch.path().join("store"));
         let source = scratch.directory("source");
         fill(&source);
@@ -126,10 +131,13 @@ pub(crate) fn refused(command: &mut Command, words: &[&str]) -> String {
     line.to_owned()
 }
 
-/// A small tree's names, types, modes, sizes, times and content, one line each.
+/// A small tree's names, types, modes, owners, times, sizes and content, one line each.
+///
+/// Directories are shown without their size: every file system counts that in its own way.
 pub(crate) fn picture(top: &Path) -> String {
-    let script = "find . -printf '%p %y %#m %U:%G %s %n %T@ %l ' -type f -exec sha256sum {} \\; \
-                  -o -printf '\\n' | LC_ALL=C sort";
+    let script = "find . -type d -printf '%p %y %#m %U:%G - %n %T@ \\n' -o \
+                  -type f -printf '%p %y %#m %U:%G %s %n %T@ ' -exec sha256sum {} \\; -o \
+                  -printf '%p %y %#m %U:%G %s %n %T@ %l \\n' | LC_ALL=C sort";
     Command::new("sh").arg("-ec").arg(script).current_dir(top).succeed()
 }
 
