@@ -44,6 +44,7 @@ pub trait Service: Send + Sync + 'static {
 pub struct Socket {
     listener: Arc<UnixListener>,
     path: PathBuf,
+    unnamed: bool,
 }
 
 impl Socket {
@@ -66,7 +67,7 @@ impl Socket {
             }
             Err(error) => return Err(failed(error)),
         };
-        let socket = Self { listener: Arc::new(listener), path: path.to_owned() };
+        let socket = Self { listener: Arc::new(listener), path: path.to_owned(), unnamed: false };
         // Who connects is checked by credentials; the mode only keeps honest people out.
         std::fs::set_permissions(&name, Permissions::from_mode(0o600)).map_err(failed)?;
         Ok(socket)
@@ -86,11 +87,22 @@ impl Socket {
     }
 }
 
-impl Drop for Socket {
-    fn drop(&mut self) {
+impl Socket {
+    /// Takes the name away while still listening: whoever wants the place finds it taken by
+    /// a living process or free, and never removes a name that is another's by then.
+    fn unname(&mut self) {
         if let Ok((_directory, name)) = short_name(&self.path) {
             // Already gone is as good as removed; a leftover is replaced by the next one.
             let _removed = std::fs::remove_file(name);
+        }
+        self.unnamed = true;
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if !self.unnamed {
+            self.unname();
         }
     }
 }
@@ -104,6 +116,7 @@ pub struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.socket.unname();
         // Wakes the accepting thread; it can only fail on a socket already shut down.
         let _woken = rustix::net::shutdown(&*self.socket.listener, rustix::net::Shutdown::Both);
         if let Some(thread) = self.accepting.take() {

@@ -273,6 +273,15 @@ impl Roots {
         Err(RootError::Unknown { wanted, hint })
     }
 
+    /// Whether the registry still holds this very mount of a root.
+    ///
+    /// # Errors
+    /// As [`Roots::list`].
+    pub fn is_current(&self, record: &RootRecord) -> Result<bool, RootError> {
+        let found = read(&self.path.join(Self::record_name(&record.id)))?;
+        Ok(found.is_some_and(|found| found.mount == record.mount))
+    }
+
     fn record_name(id: &RootId) -> OsString {
         format!("{id}.json").into()
     }

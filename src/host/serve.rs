@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use rustix::process::Resource;
 
 use super::error::HostError;
@@ -100,7 +101,7 @@ pub fn serve(spec: &MountSpec, ready: &mut dyn FnMut(&Ready)) -> Result<(), Host
         mounted: true,
         since: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs(),
     };
-    let root = Arc::new(ServedRoot { status, device, file_system });
+    let root = Arc::new(ServedRoot { status, device, file_system: Mutex::new(Some(file_system)) });
     let control = socket.serve(Arc::clone(&root) as Arc<dyn Service>)?;
     end_on_signal(termination, Arc::clone(&root))?;
 
@@ -125,9 +126,11 @@ pub fn serve(spec: &MountSpec, ready: &mut dyn FnMut(&Ready)) -> Result<(), Host
     tracing::info!(name = %record.name, mountpoint = %root.status.mountpoint.display(), "mounted");
     let ended = mount.run();
     tracing::info!(name = %record.name, "unmounted");
-    // The record goes first: who still connects finds the socket, who does not, no mount.
-    drop(registered);
+    // First the private directory is free, then nobody answers, then the record says so: at
+    // each step the next mount of this root either finds it in use or can have it.
+    root.let_go();
     drop(control);
+    drop(registered);
     Ok(ended?)
 }
 
@@ -177,6 +180,10 @@ struct Registered<'a> {
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         let withdraw = |locked: LockedRoots<'_>| {
+            // Mounted again by another process already: the record is that one's.
+            if !self.roots.is_current(&self.record)? {
+                return Ok(());
+            }
             if self.new { locked.remove(&self.record) } else { locked.detach(&self.record) }
         };
         if let Err(error) = self.roots.lock().and_then(withdraw) {
@@ -300,10 +307,15 @@ fn is_occupied(directory: &Path) -> bool {
 struct ServedRoot {
     status: Status,
     device: Option<String>,
-    file_system: Arc<FileSystem>,
+    /// Gone once the root is unmounted: it holds the lock on the private directory.
+    file_system: Mutex<Option<Arc<FileSystem>>>,
 }
 
 impl ServedRoot {
+    fn let_go(&self) {
+        drop(self.file_system.lock().take());
+    }
+
     fn unmount(&self, detach: bool) -> Result<(), HostError> {
         mountpoint::unmount(&self.status.mountpoint, self.device.as_deref(), detach)
     }
@@ -317,7 +329,8 @@ impl Service for ServedRoot {
     }
 
     fn statistics(&self) -> Snapshot {
-        self.file_system.statistics()
+        let file_system = self.file_system.lock().clone();
+        file_system.map_or_else(Snapshot::default, |file_system| file_system.statistics())
     }
 
     fn stop(&self, detach: bool) -> Result<(), String> {
