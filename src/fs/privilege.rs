@@ -8,7 +8,7 @@
 use super::{Caller, FileSystem, FsError};
 use crate::layer::FileKind;
 use crate::sys::credentials::{Credentials, FOWNER, FSETID};
-use crate::union::{Change, NodeId, UnionError};
+use crate::union::{Attributes, Change, NodeId, UnionError};
 
 const CAPABILITY: &[u8] = b"security.capability";
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
@@ -36,41 +36,37 @@ impl FileSystem {
             return Ok(());
         }
         let credentials = Credentials::of(caller.pid);
+        let mode = without_set_id(&attributes, &credentials);
         if self.is_open_for_writing(id) {
-            return self.clear_set_id(id, Some(credentials));
-        }
-        if !credentials.holds(FOWNER) && !credentials.is_user(attributes.uid) {
+            if credentials.holds(FSETID) {
+                return Ok(());
+            }
+        } else if mode != attributes.mode
+            && !credentials.holds(FOWNER)
+            && !credentials.is_user(attributes.uid)
+        {
             return Err(FsError::NotOwner);
         }
-        self.clear_set_id(id, None)
+        self.set_mode(&attributes, mode)
     }
 
     /// Clears the set-id bits that `caller` may not keep on a file it changes.
     pub(super) fn strip_set_id(&self, id: NodeId, caller: Caller) -> Result<(), FsError> {
-        let mode = self.union.attributes(id)?.mode;
-        if mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
+        let attributes = self.union.attributes(id)?;
+        if attributes.mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
             return Ok(());
         }
-        self.clear_set_id(id, Some(Credentials::of(caller.pid)))
+        let credentials = Credentials::of(caller.pid);
+        if credentials.holds(FSETID) {
+            return Ok(());
+        }
+        self.set_mode(&attributes, without_set_id(&attributes, &credentials))
     }
 
-    /// Clears set-user-id and, where the group may execute, set-group-id. A writer keeps them
-    /// with CAP_FSETID, and loses any set-group-id of a group that it is not in.
-    fn clear_set_id(&self, id: NodeId, writer: Option<Credentials>) -> Result<(), FsError> {
-        let attributes = self.union.attributes(id)?;
-        let mode = attributes.mode;
-        if attributes.kind == FileKind::Directory
-            || writer.as_ref().is_some_and(|writer| writer.holds(FSETID))
-        {
-            return Ok(());
-        }
-        let outside = writer.is_some_and(|writer| !writer.is_in_group(attributes.gid));
-        let mut cleared = mode & !libc::S_ISUID;
-        if outside || mode & libc::S_IXGRP != 0 {
-            cleared &= !libc::S_ISGID;
-        }
-        if cleared != mode {
-            self.union.change(id, &Change { mode: Some(cleared), ..Change::default() })?;
+    fn set_mode(&self, attributes: &Attributes, mode: u32) -> Result<(), FsError> {
+        if mode != attributes.mode {
+            let change = Change { mode: Some(mode), ..Change::default() };
+            self.union.change(attributes.id, &change)?;
         }
         Ok(())
     }
@@ -98,4 +94,12 @@ impl FileSystem {
         let mode = Some(attributes.mode & !libc::S_ISGID);
         Ok(self.union.change(id, &Change { mode, ..Change::default() })?)
     }
+}
+
+/// The mode without set-user-id, and without set-group-id where the group may execute or the
+/// caller is not in the group.
+fn without_set_id(attributes: &Attributes, caller: &Credentials) -> u32 {
+    let inside = caller.holds(FSETID) || caller.is_in_group(attributes.gid);
+    let mode = attributes.mode & !libc::S_ISUID;
+    if inside && mode & libc::S_IXGRP == 0 { mode } else { mode & !libc::S_ISGID }
 }
