@@ -29,6 +29,9 @@ impl Difference {
 pub(crate) struct Tolerance {
     /// st_nlink of a directory does not count its subdirectories.
     pub(crate) directory_links: bool,
+    /// What a mapping writes reaches the file, its times and its holes with msync, and takes
+    /// the file's capabilities.
+    pub(crate) lazy_maps: bool,
     /// A directory listing may show one of these numbers where stat shows another.
     pub(crate) internal_numbers: Option<(u64, u64)>,
 }

@@ -82,6 +82,11 @@ impl Census {
         self.places.keys().filter(|place| place.is_under(top)).cloned().collect()
     }
 
+    /// Whether anything is mapped.
+    pub(crate) fn has_maps(&self) -> bool {
+        self.maps.contains(&true)
+    }
+
     /// The number of known places.
     pub(crate) fn len(&self) -> usize {
         self.places.len()
@@ -269,6 +274,7 @@ impl Generator {
                 map: slot(&mut self.random, &census.maps),
                 offset: usize::try_from(self.offset() / 8).unwrap_or(0),
                 fill: self.fill(),
+                sync: self.maybe(),
             },
             920..=934 if self.profile.maps => O::MapPeek {
                 map: slot(&mut self.random, &census.maps),

@@ -494,12 +494,15 @@ impl HostTree {
                 self.maps[*map] = Some(mapping);
                 Ok(Answer::Done)
             }
-            O::MapPoke { map, offset, fill } => {
+            O::MapPoke { map, offset, fill, sync } => {
                 let mapping = self.maps[*map].as_ref().ok_or(Errno::BADF)?;
                 let bytes = fill.bytes();
                 let len = bytes.len().min(mapping.len().saturating_sub(*offset));
                 if len > 0 {
                     mapping.poke(*offset, &bytes[..len])?;
+                }
+                if *sync {
+                    mapping.sync()?;
                 }
                 Ok(Answer::Done)
             }

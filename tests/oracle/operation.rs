@@ -379,8 +379,8 @@ pub(crate) enum Operation {
 
     /// Maps a handle's file into a map slot.
     Map { map: usize, slot: usize, len: usize, write: bool },
-    /// Writes into a map.
-    MapPoke { map: usize, offset: usize, fill: Fill },
+    /// Writes into a map; with `sync`, then msync.
+    MapPoke { map: usize, offset: usize, fill: Fill, sync: bool },
     /// Reads from a map.
     MapPeek { map: usize, offset: usize, len: usize },
     /// `munmap`.

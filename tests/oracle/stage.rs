@@ -146,7 +146,8 @@ impl Stage for MicaStage {
     fn tolerance(&self) -> Tolerance {
         // An inode that got a new number at copy-up lists as that (docs/SEMANTICS.md).
         let internal_numbers = self.passthrough.then_some((1 << 61, 1 << 62));
-        Tolerance { internal_numbers, ..Tolerance::default() }
+        let lazy_maps = !self.passthrough;
+        Tolerance { internal_numbers, lazy_maps, ..Tolerance::default() }
     }
 
     fn shared_directories(&self) -> Vec<Place> {
