@@ -8,6 +8,7 @@ mica=$CARGO_TARGET_DIR/debug/mica
 work=$MICA_TEST_SCRATCH/$MICA_TEST_SUITE
 export MICA_STORE=$work/store
 mkdir -p "$work"
+cargo build --locked --quiet
 
 # Both ways to open a file: what the kernel may pass through, and what it may not.
 # shellcheck disable=SC2034 # for the suite
@@ -40,6 +41,23 @@ mount_root() {
     cached) "$mica" mount "$template" "/tmp/$name" --private "$work/$name" --no-passthrough ;;
     read-only) "$mica" mount "$template" "/tmp/$name" ;;
     esac
+    if [[ $mode == passthrough ]] && ! counted "$name" .status.passthrough >/dev/null; then
+        # Linux has it since 6.9; where it has, a mode that is not what it is called is no test.
+        [[ $(printf '%s\n' 6.9 "$(uname -r)" | sort -V | head -n 1) != 6.9 ]]
+    fi
+}
+
+# counted NAME FILTER: what the mount process says of itself, through a filter of jq.
+counted() {
+    "$mica" info --json "/tmp/$1" | jq --exit-status "$2"
+}
+
+# sound NAME: no request of the root panicked or was refused for a broken store, and every object
+# still hashes to its name.
+sound() {
+    [[ $MICA_TEST_SUBJECT == mica ]] || return 0
+    counted "$1" '.statistics | .panics == 0 and .io_errors == 0 and .object_faults == 0'
+    "$mica" store check --rehash
 }
 
 # unmount_root NAME: returns when its mount process has ended.
