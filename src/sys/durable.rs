@@ -1,9 +1,10 @@
-//! The one way a small file comes into being: whole, or not at all.
+//! The one way a small file comes into being, whole or not at all; and data before metadata.
+#![allow(unsafe_code)]
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 
@@ -52,6 +53,23 @@ pub fn write_file(
         return Err(error);
     }
     Ok(rustix::fs::fsync(dir)?)
+}
+
+/// Writes the data of `file` to its disk and waits for it; metadata may stay in memory.
+///
+/// For what must be on the disk before a change of metadata says that it is there: a journal
+/// commits that change after this data, and flushes the disk's own cache in between. Only a
+/// later fsync(2) makes either durable.
+///
+/// # Errors
+/// Those of writing: the data may not be there.
+pub fn write_out(file: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: the call takes integers and an open descriptor, and touches no memory of ours.
+    let answer = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether a directory entry is what an interrupted [`write_file`] left behind.

@@ -131,6 +131,9 @@ impl Union {
     pub fn change(&self, id: NodeId, change: &Change) -> Result<(), UnionError> {
         let node = self.own(id)?;
         let fd = self.descriptor(&node)?;
+        let _copied = self.await_copy(&node);
+        // A copy-up in this directory sets its times back.
+        let _names = (node.kind == FileKind::Directory).then(|| node.directory.lock());
         if change.uid.is_some() || change.gid.is_some() {
             inode::set_owner(&fd, change.uid, change.gid)?;
         }

@@ -18,9 +18,9 @@ use super::{Content, Node, NodeId, ObjectContent, Place, Union, UnionError};
 use crate::layer::{FileKind, Inode, TreeIno};
 use crate::private::NewInode;
 use crate::private::listing::UpperKind;
-use crate::private::marks::{self, Filling, Marks};
+use crate::private::marks::{self, Filling};
 use crate::sys::copy::{Copied, copy_data};
-use crate::sys::inode;
+use crate::sys::{durable, inode};
 
 /// File capabilities, which the host drops on every write.
 const CAPABILITY: &[u8] = b"security.capability";
@@ -162,8 +162,9 @@ impl Union {
 
     /// Makes the content of `id` private, keeping its first `keep` bytes.
     ///
-    /// The bytes are durable on return; that they are the content becomes durable with the first
-    /// [`Union::sync`], until which a cut leaves the file shared. Readers are not held up.
+    /// What was copied is durable on return, and so is that it is the content now. Nothing is
+    /// durable when nothing was copied (`keep` 0, or a reflink): a cut leaves the file shared until
+    /// the first [`Union::sync`]. Readers are not held up.
     ///
     /// # Errors
     /// The host's errno, `ENOSPC` above all: then the file is shared as before.
@@ -173,67 +174,87 @@ impl Union {
         let Content::Object(object) = node.content() else { return Ok(Arc::clone(&node)) };
         let fd = self.descriptor(&node)?;
         let file = inode::reopen(&fd, OFlags::RDWR)?;
-        self.fill(&file, &object, keep)?;
+        let copied = self.fill(&file, &object, keep)?;
         marks::clear(&fd, marks::METACOPY)?;
         *node.content.write() = Content::Private;
         node.reshaped();
         // No longer read once the first is gone; kept out of the way of other tools.
-        marks::clear(&fd, marks::REDIRECT)?;
-        marks::clear(&fd, marks::OBJECT)?;
-        marks::clear(&fd, marks::FILLING)?;
-        drop(_copying);
-        Ok(node)
+        for mark in [marks::REDIRECT, marks::OBJECT, marks::FILLING] {
+            marks::clear(&fd, mark)?;
+        }
+        if matches!(copied, Some(Copied::Copied { .. })) {
+            // One commit for the data and the mark. The mark cannot wait for a later fdatasync:
+            // msync(2) and RWF_DSYNC on a passthrough file sync data in the kernel, unseen.
+            node.settle(|| Ok(rustix::fs::fsync(&file)?))?;
+        }
+        Ok(Arc::clone(&node))
     }
 
-    /// Copies the content into the private file, which goes on being a metadata-only copy.
+    /// Copies the content into the private file, which goes on being a metadata-only copy. The
+    /// data is on the disk on return.
     ///
     /// Writing content moves the time and takes the capabilities away; a mark keeps both until
     /// the content is in force, so that a cut or a full disk changes nothing.
-    fn fill(&self, file: &OwnedFd, object: &ObjectContent, keep: u64) -> Result<(), UnionError> {
+    fn fill(
+        &self,
+        file: &OwnedFd,
+        object: &ObjectContent,
+        keep: u64,
+    ) -> Result<Option<Copied>, UnionError> {
         if keep == 0 {
-            return Ok(rustix::fs::ftruncate(file, 0)?);
+            rustix::fs::ftruncate(file, 0)?;
+            return Ok(None);
         }
         let source = self.open_object(object)?;
         let before = inode::status(file)?;
         let capability = inode::xattr(file, CAPABILITY)?.unwrap_or_default();
         let filling = Filling { size: object.size, mtime: before.mtime, capability };
-        marks::set(file, marks::FILLING, &filling.encode())?;
-        let copied = copy_data(source.as_fd(), file.as_fd(), object.size)
-            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO).into())
-            .and_then(|copied| {
-                if keep < object.size {
-                    rustix::fs::ftruncate(file, keep)?;
-                } else {
-                    restore_capability(file, &filling)?;
-                }
-                inode::set_times(
-                    file,
-                    inode::timespec(before.atime),
-                    inode::timespec(before.mtime),
-                )?;
-                if !matches!(copied, Copied::Reflinked) {
-                    rustix::fs::fdatasync(file)?;
-                }
-                Ok(())
-            });
+        match marks::set(file, marks::FILLING, &filling.encode()) {
+            // Only the attributes of this one inode may be full; a cut then moves its time.
+            Ok(()) | Err(Errno::NOSPC) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let errno = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
+        let copy = || -> Result<Copied, UnionError> {
+            let len = keep.min(object.size);
+            let copied = copy_data(source.as_fd(), file.as_fd(), len).map_err(errno)?;
+            if keep >= object.size {
+                restore_capability(file, &filling)?;
+            }
+            let (atime, mtime) = (inode::timespec(before.atime), inode::timespec(before.mtime));
+            inode::set_times(file, atime, mtime)?;
+            if matches!(copied, Copied::Copied { .. }) {
+                durable::write_out(file.as_fd()).map_err(errno)?;
+            }
+            Ok(copied)
+        };
+        let copied = copy();
         if copied.is_err()
             && let Err(errno) = unfill(file, &filling)
         {
             tracing::warn!(%errno, "an unfinished copy-up is undone by the next mount");
         }
-        copied
+        copied.map(Some)
     }
 
     /// Undoes a copy-up that a cut interrupted, or forgets about one that it did not.
-    pub(super) fn finish_filling(&self, fd: &OwnedFd, marks: &Marks) -> Result<(), UnionError> {
-        let Some(filling) = &marks.filling else { return Ok(()) };
-        if marks.metacopy {
-            let file = inode::reopen(fd, OFlags::RDWR)?;
-            unfill(&file, filling)?;
-        } else {
-            marks::clear(fd, marks::FILLING)?;
+    pub(super) fn finish_filling(&self, node: &Node) -> Result<(), UnionError> {
+        // Whoever has this copies the content up at this moment: no cut came between.
+        let Some(_copying) = node.copying.try_lock() else { return Ok(()) };
+        let fd = self.descriptor(node)?;
+        // Read again: another copy-up may have come and gone since the mark was seen.
+        let Some(filling) = inode::xattr(&fd, marks::FILLING)? else { return Ok(()) };
+        if node.content() == Content::Private {
+            return Ok(marks::clear(&fd, marks::FILLING)?);
         }
-        Ok(())
+        let filling = Filling::decode(&filling).ok_or(Errno::UCLEAN)?;
+        Ok(unfill(&inode::reopen(&fd, OFlags::RDWR)?, &filling)?)
+    }
+
+    /// Waits for a copy of content into `node`, which sets times and capabilities back when it is
+    /// done: whoever changes those must not come before that.
+    pub(super) fn await_copy<'a>(&self, node: &'a Node) -> Option<MutexGuard<'a, ()>> {
+        matches!(node.content(), Content::Object(_)).then(|| node.copying.lock())
     }
 
     /// Prepares an inode for standing under another name.

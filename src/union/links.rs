@@ -36,10 +36,9 @@ impl Union {
             return Ok(node);
         }
         let staged = private.stage(&self.metadata_copy(inode)?)?;
-        let status = inode::status(staged.fd())?;
         let name = index_name(inode.ino);
         let fd = staged.commit(private.index(), &name, RenameFlags::NOREPLACE)?;
-        let node = self.enter_index(fd, &status, inode)?;
+        let node = self.enter_index(fd, inode)?;
         self.make_names(&node, inode)?;
         drop(linking);
         Ok(node)
@@ -62,7 +61,7 @@ impl Union {
                 rustix::fs::unlinkat(private.index(), &*entry.name, AtFlags::empty())?;
                 continue;
             }
-            let node = self.enter_index(fd, &status, &inode)?;
+            let node = self.enter_index(fd, &inode)?;
             if !complete {
                 self.make_names(&node, &inode)?;
             }
@@ -70,22 +69,11 @@ impl Union {
         Ok(())
     }
 
-    fn enter_index(
-        &self,
-        fd: OwnedFd,
-        status: &inode::Status,
-        inode: &Inode,
-    ) -> Result<Arc<Node>, UnionError> {
-        let marks = Marks::read(&fd)?;
-        self.finish_filling(&fd, &marks)?;
+    fn enter_index(&self, fd: OwnedFd, inode: &Inode) -> Result<Arc<Node>, UnionError> {
         let in_shared_set = self.shared.contains(&self.tree, inode.ino)?;
         let parent = NodeId::tree(inode.parent);
         let found = Found { parent, parent_origin: None, in_shared_set, name: b"" };
-        let node = if marks.metacopy && marks.object.is_none() {
-            self.enter_copy(fd, status, inode, found)?
-        } else {
-            self.adopt(fd, found)?
-        };
+        let node = self.adopt(fd, found)?;
         node.names_pending.store(
             inode::xattr(&*self.descriptor(&node)?, marks::NAMES_COMPLETE)?.is_none(),
             Ordering::Release,

@@ -215,14 +215,10 @@ impl Union {
         }
         // Read-only, so a metadata-only copy may be opened too: nothing can be written.
         let file = inode::reopen(&*self.descriptor(node)?, OFlags::RDONLY)?;
-        let shaped = node.shaped.load(Ordering::Acquire);
-        if data_only && node.settled.load(Ordering::Acquire) == shaped {
-            rustix::fs::fdatasync(file)?;
-        } else {
-            rustix::fs::fsync(file)?;
-            node.settled.fetch_max(shaped, Ordering::AcqRel);
+        if data_only && node.is_settled() {
+            return Ok(rustix::fs::fdatasync(file)?);
         }
-        Ok(())
+        node.settle(|| Ok(rustix::fs::fsync(file)?))
     }
 
     fn private(&self) -> Result<&PrivateLayer, UnionError> {

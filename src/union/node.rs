@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::UnionError;
 use crate::layer::{FileKind, TreeIno};
 use crate::object::ObjectId;
 use crate::private::listing::{UpperEntry, UpperKind};
@@ -165,6 +166,22 @@ impl Node {
     /// Notes that its content is another from here on, by a change of marks alone.
     pub(super) fn reshaped(&self) {
         self.shaped.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Runs `sync`, a full one, after which everything noted so far is durable.
+    pub(super) fn settle(
+        &self,
+        sync: impl FnOnce() -> Result<(), UnionError>,
+    ) -> Result<(), UnionError> {
+        let shaped = self.shaped.load(Ordering::Acquire);
+        sync()?;
+        self.settled.fetch_max(shaped, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// True if fdatasync(2) leaves out nothing that was noted.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire) == self.shaped.load(Ordering::Acquire)
     }
 
     /// True once after passthrough writing: the kernel's own pages of it must go.

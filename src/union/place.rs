@@ -297,19 +297,15 @@ impl Union {
 
     /// Makes the node of an upper inode from what the host says of it.
     pub(super) fn adopt(&self, fd: OwnedFd, found: Found<'_>) -> Result<Arc<Node>, UnionError> {
-        let marks = Marks::read(&fd)?;
-        self.finish_filling(&fd, &marks)?;
         let status = inode::status(&fd)?;
+        let marks = Marks::read(&fd)?;
         let kind = kind_of(&status, &marks)?;
         let origin = self.origin(&marks, kind, found)?;
         let content = if !marks.metacopy || kind != FileKind::Regular {
             Content::Private
         } else if let Some(id) = marks.object {
-            Content::Object(ObjectContent {
-                id,
-                size: status.size,
-                blocks: status.size.div_ceil(512),
-            })
+            let size = marks.filling.as_ref().map_or(status.size, |filling| filling.size);
+            Content::Object(ObjectContent { id, size, blocks: size.div_ceil(512) })
         } else {
             // A metadata-only copy whose tree file cannot be told is damage, not an empty file.
             let origin = origin.ok_or(Errno::UCLEAN)?;
@@ -319,7 +315,13 @@ impl Union {
             Some(origin) => u64::from(origin.get()),
             None => NodeId::born(status.ino).get(),
         });
-        self.enter(fd, &status, kind, origin, content, ino, found)
+        let node = self.enter(fd, &status, kind, origin, content, ino, found)?;
+        if marks.filling.is_some()
+            && let Err(error) = self.finish_filling(&node)
+        {
+            tracing::warn!(%error, "an interrupted copy-up keeps its room and a new time");
+        }
+        Ok(node)
     }
 
     /// Enters a node into the table, or returns the one that another thread entered first.

@@ -62,6 +62,7 @@ impl Union {
     ) -> Result<(), UnionError> {
         let node = self.own(id)?;
         let fd = self.descriptor(&node)?;
+        let _copied = self.await_copy(&node);
         inode::set_xattr(&*fd, &marks::escape(name), value, flags).map_err(refusal)
     }
 
@@ -78,6 +79,7 @@ impl Union {
         }
         let node = self.own(id)?;
         let fd = self.descriptor(&node)?;
+        let _copied = self.await_copy(&node);
         inode::remove_xattr(&*fd, &marks::escape(name)).map_err(refusal)
     }
 }

@@ -1,0 +1,187 @@
+//! Corners of a root that plain use hardly reaches, each once a defect or nearly one.
+//!
+//! Needs root and /dev/fuse.
+
+// Helpers outside #[test] functions fail their test just as well.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use mica::fs::{Caller, FileSystem};
+use mica::layer::Stack;
+use mica::union::{Attributes, Change, NodeId, SetTime};
+use support::library::{Root, at, file_system, regular, store_with};
+use support::{Disk, DiskFormat, LogFlush, Scratch, shut_down};
+
+/// A child that another test forks holds our locks until it executes: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+const MIB: u64 = 1 << 20;
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0, umask: 0o022 };
+
+/// What `path` names, looked up step by step as the kernel does.
+fn walk(fs: &FileSystem, path: &str) -> Attributes {
+    let mut found = fs.attributes(NodeId::ROOT).unwrap();
+    for name in path.split('/') {
+        found = fs.lookup(found.id, name.as_bytes()).unwrap().unwrap();
+    }
+    found
+}
+
+/// Who makes an overwrite durable after it was written into a copied-up file.
+#[derive(Clone, Copy, Debug)]
+enum Sync {
+    Fdatasync,
+    DsyncOpen,
+    Msync,
+}
+
+fn overwrite(path: &Path, sync: Sync) {
+    let flags = if matches!(sync, Sync::DsyncOpen) { libc::O_DSYNC } else { 0 };
+    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).unwrap();
+    match sync {
+        Sync::Fdatasync => {
+            file.write_all_at(b"ours", 4096).unwrap();
+            file.sync_data().unwrap();
+        }
+        Sync::DsyncOpen => file.write_all_at(b"ours", 4096).unwrap(),
+        Sync::Msync => msync_over(&file),
+    }
+}
+
+fn msync_over(file: &fs::File) {
+    #[allow(unsafe_code)]
+    // SAFETY: nobody truncates the file while it is mapped.
+    let mut page =
+        unsafe { memmap2::MmapOptions::new().offset(4096).len(4096).map_mut(file) }.unwrap();
+    page[..4].copy_from_slice(b"ours");
+    page.flush().unwrap();
+}
+
+fn an_overwrite_in_place_survives(sync: Sync, passthrough: bool) {
+    let _alone = alone();
+    let scratch = Scratch::new("overwrite");
+    let store = scratch.directory("store");
+    let stack = store_with(&store, |builder, staging| {
+        builder.put(&at("etc/table"), regular(staging, 0o644, &[7; 65536])).unwrap();
+    });
+    let (image, mounted) = (scratch.path().join("disk.img"), scratch.mountpoint("disk"));
+    let disk = Disk::create(&image, &mounted, DiskFormat::Ext4, 64 * MIB);
+    let private = mounted.join("private");
+    let mountpoint = scratch.mountpoint("root");
+    {
+        let fs = file_system(&store, &stack, Some(&private));
+        let root = Root::serve(fs, &mountpoint, passthrough, 2);
+        overwrite(&root.mountpoint.join("etc/table"), sync);
+        shut_down(&mounted, LogFlush::Lost).unwrap();
+    }
+    disk.detach();
+    let disk = Disk::attach(&image, &mounted);
+    {
+        let root =
+            Root::serve(file_system(&store, &stack, Some(&private)), &mountpoint, passthrough, 2);
+        let found = fs::read(root.mountpoint.join("etc/table")).unwrap();
+        assert_eq!(found.len(), 65536);
+        assert_eq!(&found[4096..4100], b"ours", "{sync:?}, passthrough {passthrough}");
+    }
+    disk.detach();
+}
+
+#[test]
+fn an_overwrite_in_place_survives_a_power_cut_after_fdatasync() {
+    an_overwrite_in_place_survives(Sync::Fdatasync, true);
+    an_overwrite_in_place_survives(Sync::Fdatasync, false);
+}
+
+#[test]
+fn an_overwrite_in_place_survives_a_power_cut_after_a_synchronous_write() {
+    an_overwrite_in_place_survives(Sync::DsyncOpen, true);
+    an_overwrite_in_place_survives(Sync::DsyncOpen, false);
+}
+
+#[test]
+fn an_overwrite_in_place_survives_a_power_cut_after_msync() {
+    an_overwrite_in_place_survives(Sync::Msync, true);
+    an_overwrite_in_place_survives(Sync::Msync, false);
+}
+
+/// A store with one big file, `etc/blob`, whose content no host can share.
+fn blob_store(scratch: &Scratch) -> (std::path::PathBuf, Stack) {
+    let store = scratch.directory("store");
+    let stack = store_with(&store, |builder, staging| {
+        let bytes: Vec<u8> = (0..BLOB / 8).flat_map(|n: u64| n.to_le_bytes()).collect();
+        builder.put(&at("etc/blob"), regular(staging, 0o644, &bytes)).unwrap();
+    });
+    (store, stack)
+}
+
+const BLOB: u64 = 48 * MIB;
+
+/// Starts to copy `id` up in another thread, runs `then` in the middle, and returns how it ended.
+fn in_a_copy_up(fs: &FileSystem, id: NodeId, upper: &Path, then: impl FnOnce()) -> bool {
+    // A metadata-only copy first, so that the data alone is what is under way.
+    fs.change(id, &Change { mode: Some(0o640), ..Change::default() }).unwrap();
+    let before = fs::metadata(upper).unwrap().blocks();
+    std::thread::scope(|scope| {
+        let copying = scope.spawn(|| fs.set_size(id, BLOB + 1, ROOT).is_ok());
+        while fs::metadata(upper).unwrap().blocks() == before && !copying.is_finished() {
+            std::hint::spin_loop();
+        }
+        then();
+        copying.join().unwrap()
+    })
+}
+
+#[test]
+fn a_time_that_is_set_during_a_copy_up_stays() {
+    let scratch = Scratch::new("times");
+    let (store, stack) = blob_store(&scratch);
+    let private = scratch.path().join("p");
+    let fs = file_system(&store, &stack, Some(&private));
+    let id = walk(&fs, "etc/blob").id;
+    let copied = in_a_copy_up(&fs, id, &private.join("upper/etc/blob"), || {
+        let atime = Some(SetTime::At((77, 0)));
+        fs.change(id, &Change { atime, ..Change::default() }).unwrap();
+    });
+    assert!(copied);
+    assert_eq!(fs.attributes(id).unwrap().atime, (77, 0));
+}
+
+#[test]
+fn a_copy_up_that_a_power_cut_ends_leaves_the_file_as_it_was() {
+    let _alone = alone();
+    let scratch = Scratch::new("torn");
+    let (store, stack) = blob_store(&scratch);
+    let (image, mounted) = (scratch.path().join("disk.img"), scratch.mountpoint("disk"));
+    let disk = Disk::create(&image, &mounted, DiskFormat::Ext4, 256 * MIB);
+    let private = mounted.join("private");
+    let upper = private.join("upper/etc/blob");
+    let before = {
+        let fs = file_system(&store, &stack, Some(&private));
+        let id = walk(&fs, "etc/blob").id;
+        let before = fs.attributes(id).unwrap();
+        in_a_copy_up(&fs, id, &upper, || shut_down(&mounted, LogFlush::Flushed).unwrap());
+        before
+    };
+    disk.detach();
+    let disk = Disk::attach(&image, &mounted);
+    {
+        let fs = file_system(&store, &stack, Some(&private));
+        let after = walk(&fs, "etc/blob");
+        assert_eq!((after.mtime, after.size), (before.mtime, before.size));
+        let room = fs::metadata(&upper).unwrap().blocks() * 512;
+        assert!(room < MIB, "{room} bytes of a copy that is no content");
+        assert_eq!(fs.read(after.id, 8 * 1000, 8).unwrap(), 1000u64.to_le_bytes());
+    }
+    disk.detach();
+}
