@@ -12,10 +12,12 @@ mod open;
 mod privilege;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use crossbeam::channel::{Receiver, Sender, TrySendError};
+use lru::LruCache;
 use parking_lot::Mutex;
 
 pub use errno::FsError;
@@ -23,12 +25,17 @@ pub use file::Sought;
 pub use namespace::Renaming;
 pub use open::{Backing, BackingFile, Handle, How, OpenRequest, Opened};
 
+use crate::sys::process::share_of_descriptors;
 use crate::telemetry::{Counters, Snapshot};
 use crate::union::{Attributes, NodeId, Union};
 use open::{OpenFile, OpenInode};
 
 /// Messages to the kernel that may wait at once; beyond that they are dropped and counted.
 const NOTICES: usize = 65_536;
+
+/// Open inodes that keep files to serve requests from, at most; a sixteenth of the descriptors
+/// this process may have, if that is less.
+const SERVED: NonZeroUsize = NonZeroUsize::new(4096).expect("the constant is not zero");
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +65,8 @@ pub struct FileSystem {
     passthrough: AtomicBool,
     counters: Counters,
     inodes: Mutex<HashMap<NodeId, Arc<OpenInode>>>,
+    /// Open inodes that keep files to serve requests from, by the time they got the first.
+    served: Mutex<LruCache<NodeId, Weak<OpenInode>>>,
     files: Mutex<HashMap<u64, OpenFile>>,
     next_handle: AtomicU64,
     notices: (Sender<Notice>, Receiver<Notice>),
@@ -71,6 +80,7 @@ impl FileSystem {
             passthrough: AtomicBool::new(false),
             counters: Counters::default(),
             inodes: Mutex::default(),
+            served: Mutex::new(LruCache::new(share_of_descriptors(16, SERVED))),
             files: Mutex::default(),
             next_handle: AtomicU64::new(1),
             notices: crossbeam::channel::bounded(NOTICES),

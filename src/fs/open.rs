@@ -422,29 +422,49 @@ impl FileSystem {
         };
         if idle {
             inodes.remove(&id);
+            self.served.lock().pop(&id);
         }
     }
 
     /// The file that bytes of `id` are read from now, whatever the handle was opened on.
     pub(super) fn source(&self, id: NodeId) -> Result<Source, FsError> {
         let open = self.inode_if_open(id);
-        let mut served = open.as_ref().map(|inode| inode.served.lock());
+        let (source, fresh) = self.find_source(id, open.as_deref())?;
+        if let Some(open) = open.filter(|_| fresh) {
+            self.keep_served(id, &open);
+        }
+        Ok(source)
+    }
+
+    /// Enters the files of an open inode among those that are kept, and closes those of the
+    /// inode that got its first: open files are more than this process may have descriptors.
+    fn keep_served(&self, id: NodeId, inode: &Arc<OpenInode>) {
+        let evicted = self.served.lock().push(id, Arc::downgrade(inode));
+        let other = evicted.filter(|(evicted, _)| *evicted != id);
+        if let Some(other) = other.and_then(|(_, inode)| inode.upgrade()) {
+            *other.served.lock() = Served::default();
+        }
+    }
+
+    /// The source, and whether it was opened just now.
+    fn find_source(&self, id: NodeId, open: Option<&OpenInode>) -> Result<(Source, bool), FsError> {
+        let mut served = open.map(|inode| inode.served.lock());
         match self.union.bytes(id)? {
             Bytes::Object(object) => {
                 if let Some(Some((known, file))) = served.as_ref().map(|s| s.object.as_ref())
                     && *known == object.id
                 {
-                    return Ok(Source::Object(Arc::clone(file)));
+                    return Ok((Source::Object(Arc::clone(file)), false));
                 }
                 let file = Arc::new(self.union.open_object(&object)?);
                 if let Some(served) = &mut served {
                     served.object = Some((object.id, Arc::clone(&file)));
                 }
-                Ok(Source::Object(file))
+                Ok((Source::Object(file), true))
             }
             Bytes::Private(node) => {
                 if let Some(Some(fd)) = served.as_ref().map(|s| s.read.as_ref()) {
-                    return Ok(Source::Private(Arc::clone(fd)));
+                    return Ok((Source::Private(Arc::clone(fd)), false));
                 }
                 let flags = OFlags::RDONLY | OFlags::NOATIME;
                 let fd = Arc::new(self.union.open_private(&node, flags)?);
@@ -452,7 +472,7 @@ impl FileSystem {
                     served.object = None;
                     served.read = Some(Arc::clone(&fd));
                 }
-                Ok(Source::Private(fd))
+                Ok((Source::Private(fd), true))
             }
         }
     }
@@ -475,6 +495,10 @@ impl FileSystem {
             .is_some_and(|inode| inode.state.try_lock().is_some_and(|state| state.cached > 0));
         if let Some(served) = served.as_mut().filter(|_| cached) {
             served.write = Some(Arc::clone(&fd));
+        }
+        drop(served);
+        if let Some(open) = open.filter(|_| cached) {
+            self.keep_served(id, &open);
         }
         Ok(fd)
     }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::num::NonZeroUsize;
 
 /// Marks every descriptor from 3 on close-on-exec, so that a program started next
 /// inherits only its standard streams.
@@ -22,6 +23,16 @@ pub fn inherit_only_standard_streams() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Descriptors this process may have open at once, divided by `part`: at least 8, at most `most`.
+///
+/// What keeps descriptors keeps no more than such a part, so that requests always find some.
+pub fn share_of_descriptors(part: u64, most: NonZeroUsize) -> NonZeroUsize {
+    const LEAST: u64 = 8;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let share = limit.map_or(u64::MAX, |limit| (limit / part).max(LEAST));
+    usize::try_from(share).ok().and_then(NonZeroUsize::new).map_or(most, |share| share.min(most))
 }
 
 /// Moves this process into a user namespace of its own, which maps nobody yet.

@@ -13,6 +13,7 @@ use parking_lot::MutexGuard;
 use rustix::fs::{OFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
 
+use super::node::Pinned;
 use super::place::{Child, Found};
 use super::{Content, Node, NodeId, ObjectContent, Place, Union, UnionError};
 use crate::layer::{FileKind, Inode, TreeIno};
@@ -100,6 +101,7 @@ impl Union {
         if inode.kind != FileKind::Regular {
             return Err(UnionError::Stale);
         }
+        self.room_for_nameless()?;
         let fd = self.private()?.stage_nameless(&self.metadata_copy(inode)?)?;
         let status = inode::status(&fd)?;
         let in_shared_set = self.shared.contains(&self.tree, inode.ino)?;
@@ -296,9 +298,18 @@ impl Union {
         Ok(())
     }
 
+    /// Tells whether one more inode may be kept without a name.
+    ///
+    /// # Errors
+    /// `EMFILE`: each takes a descriptor of this process, which needs some for everything else.
+    pub(super) fn room_for_nameless(&self) -> Result<(), UnionError> {
+        let kept = self.nameless.load(Ordering::Relaxed);
+        if kept < self.nameless_limit.get() { Ok(()) } else { Err(Errno::MFILE.into()) }
+    }
+
     /// Notes that a private inode lost its last name; it lives while it is open.
     pub(super) fn unlinked(&self, node: &Arc<Node>, fd: Arc<OwnedFd>) {
-        *node.pinned.lock() = Some(fd);
+        *node.pinned.lock() = Some(Pinned::nameless(fd, &self.nameless));
         node.unlinked.store(true, Ordering::Release);
         self.descriptors.lock().pop(&node.serial);
         self.table.write().by_host.remove(&node.host_ino);

@@ -27,7 +27,7 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
@@ -47,9 +47,14 @@ use crate::layer::{FileKind, Inode, LayerId, Manifest, TreeIno};
 use crate::object::{ObjectError, ObjectFile, ObjectReader};
 use crate::private::PrivateLayer;
 use crate::sys::inode;
+use crate::sys::process::share_of_descriptors;
 
-/// Descriptors of private inodes kept open between requests.
-const DESCRIPTORS: usize = 1024;
+/// Descriptors of private inodes kept open between requests, at most; an eighth of what this
+/// process may have, if that is less.
+const DESCRIPTORS: NonZeroUsize = NonZeroUsize::new(1024).expect("the constant is not zero");
+/// Files without a name that may be kept for who has them open, at most; half of what this
+/// process may have, if that is less.
+const NAMELESS: NonZeroUsize = NonZeroUsize::new(1 << 20).expect("the constant is not zero");
 
 /// The merged view of one root.
 pub struct Union {
@@ -60,6 +65,9 @@ pub struct Union {
     shared: SharedSet,
     table: RwLock<Table>,
     descriptors: Mutex<LruCache<u64, Arc<OwnedFd>>>,
+    /// Nodes whose inode lives only by a descriptor kept here.
+    nameless: Arc<AtomicUsize>,
+    nameless_limit: NonZeroUsize,
     pairs: Mutex<()>,
     linking: Mutex<()>,
     /// Set once the upper layer was searched for directories moved in earlier mounts.
@@ -136,7 +144,6 @@ impl Union {
         private: Option<PrivateLayer>,
         shared: SharedSet,
     ) -> Result<Self, UnionError> {
-        let capacity = NonZeroUsize::new(DESCRIPTORS).expect("the constant is not zero");
         let union = Self {
             layers: tree.stack().layers().to_vec(),
             tree,
@@ -144,7 +151,9 @@ impl Union {
             private,
             shared,
             table: RwLock::default(),
-            descriptors: Mutex::new(LruCache::new(capacity)),
+            descriptors: Mutex::new(LruCache::new(share_of_descriptors(8, DESCRIPTORS))),
+            nameless: Arc::default(),
+            nameless_limit: share_of_descriptors(2, NAMELESS),
             pairs: Mutex::default(),
             linking: Mutex::default(),
             moved_found: AtomicBool::new(false),

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -102,7 +102,7 @@ pub struct Node {
     pub(super) serial: u64,
     pub(super) handle: Option<FileHandle>,
     /// Held while the handle cannot find the inode: no handles on this host, or unlinked.
-    pub(super) pinned: Mutex<Option<Arc<OwnedFd>>>,
+    pub(super) pinned: Mutex<Option<Pinned>>,
     pub(super) content: RwLock<Content>,
     /// Held by the one that copies the content up; readers of `content` never wait for it.
     pub(super) copying: Mutex<()>,
@@ -187,6 +187,33 @@ impl Node {
     /// True once after passthrough writing: the kernel's own pages of it must go.
     pub fn take_cache_stale(&self) -> bool {
         self.cache_stale.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// A descriptor that keeps an inode findable, counted while it does so for want of a name.
+pub(super) struct Pinned {
+    pub(super) fd: Arc<OwnedFd>,
+    nameless: Option<Arc<AtomicUsize>>,
+}
+
+impl Pinned {
+    /// For a host file system without handles.
+    pub(super) fn named(fd: Arc<OwnedFd>) -> Self {
+        Self { fd, nameless: None }
+    }
+
+    /// For an inode without a name.
+    pub(super) fn nameless(fd: Arc<OwnedFd>, count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self { fd, nameless: Some(Arc::clone(count)) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if let Some(count) = &self.nameless {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard, RwLock};
 use rustix::io::Errno;
 
-use super::node::{Directory, UpperName};
+use super::node::{Directory, Pinned, UpperName};
 use super::{
     Attributes, Content, Node, NodeId, ObjectContent, Place, Superseded, Union, UnionError,
 };
@@ -128,8 +128,8 @@ impl Union {
     /// answers is kept, the host inode is not.
     pub(super) fn bury(&self, node: &Node) {
         let pinned = node.pinned.lock().take();
-        if let Some(fd) = pinned
-            && let Ok(status) = inode::status(&fd)
+        if let Some(pinned) = pinned
+            && let Ok(status) = inode::status(&pinned.fd)
         {
             *node.last_status.lock() = Some(status);
         }
@@ -342,7 +342,7 @@ impl Union {
             _ => false,
         };
         let fd = Arc::new(fd);
-        let pinned = handle.is_none().then(|| Arc::clone(&fd));
+        let pinned = handle.is_none().then(|| Pinned::named(Arc::clone(&fd)));
         let mut table = self.table.write();
         if let Some(node) = table.by_host.get(&status.ino) {
             return Ok(Arc::clone(node));
@@ -388,7 +388,7 @@ impl Union {
         if status.nlink > 0 {
             table.by_host.insert(status.ino, Arc::clone(&node));
         } else {
-            *node.pinned.lock() = Some(Arc::clone(&fd));
+            *node.pinned.lock() = Some(Pinned::nameless(Arc::clone(&fd), &self.nameless));
         }
         table.nodes.insert(id, Arc::clone(&node));
         drop(table);
@@ -468,8 +468,8 @@ impl Union {
     /// # Errors
     /// [`UnionError::Stale`] once the inode is gone.
     pub(super) fn descriptor(&self, node: &Node) -> Result<Arc<OwnedFd>, UnionError> {
-        if let Some(fd) = &*node.pinned.lock() {
-            return Ok(Arc::clone(fd));
+        if let Some(pinned) = &*node.pinned.lock() {
+            return Ok(Arc::clone(&pinned.fd));
         }
         if node.last_status.lock().is_some() {
             return Err(UnionError::Stale);

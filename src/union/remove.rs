@@ -47,6 +47,7 @@ impl Union {
                 if upper.kind == UpperKind::Directory {
                     return Err(UnionError::IsDirectory);
                 }
+                self.room_for_nameless()?;
                 let node = self.upper_node(&parent, upper, self.found(&parent, name)?)?;
                 let fd = self.descriptor(&node)?;
                 if self.below(&parent, name)?.is_some() {
@@ -91,6 +92,7 @@ impl Union {
                 if upper.kind != UpperKind::Directory {
                     return Err(UnionError::NotDirectory);
                 }
+                self.room_for_nameless()?;
                 let node = self.upper_node(&parent, upper, self.found(&parent, name)?)?;
                 let fd = self.descriptor(&node)?;
                 self.empty_out(&node)?;

@@ -141,6 +141,9 @@ impl Union {
                 Some(Place::Private(self.upper_node(to.node, upper, found)?))
             }
         };
+        if matches!(victim, Some(Place::Private(_))) {
+            self.room_for_nameless()?;
+        }
         self.check_victim(victim.as_ref(), directory)?;
         let leaves_whiteout = self.below(from.node, name)?.is_some();
         let stands_in = flags.contains(RenameFlags::WHITEOUT);

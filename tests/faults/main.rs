@@ -7,6 +7,7 @@
 
 mod archives;
 mod damage;
+mod descriptors;
 mod names;
 mod places;
 mod privilege;
