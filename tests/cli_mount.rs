@@ -7,6 +7,7 @@ mod support;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -392,8 +393,11 @@ fn a_busy_root_stays_and_names_who_keeps_it_and_lazily_goes_with_them() {
 fn a_signal_unmounts_a_foreground_root_and_ends_it_well() {
     let desk = Desk::new();
     let place = desk.at("one");
+    let supervisor = desk.scratch.path().join("notify");
+    let notified = UnixDatagram::bind(&supervisor).expect("bound");
     for signal in [Signal::TERM, Signal::INT] {
         let mut command = desk.mount("base:1", &place, &desk.private("web1"));
+        command.env("NOTIFY_SOCKET", &supervisor);
         let mut server = { command.arg("--foreground").stderr(Stdio::null()) }
             .stdout(Stdio::piped())
             .spawn()
@@ -402,6 +406,9 @@ fn a_signal_unmounts_a_foreground_root_and_ends_it_well() {
         let stdout = server.stdout.take().expect("piped");
         io::BufRead::read_line(&mut io::BufReader::new(stdout), &mut line).expect("it says so");
         assert!(is_mountpoint(&place), "{line}");
+        let mut message = [0; 64];
+        let len = notified.recv(&mut message).expect("the supervisor is told");
+        assert_eq!(&message[..len], b"READY=1");
         let pid = i32::try_from(server.id()).ok().and_then(Pid::from_raw).expect("a pid");
         kill_process(pid, signal).expect("it lives");
         assert!(server.wait().expect("it ends").success());

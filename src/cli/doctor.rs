@@ -13,7 +13,11 @@ pub(super) fn run(wanted: &Doctor, store: &Path, output: &Output) -> Result<Exit
     super::log_to_stderr();
     let program = std::env::current_exe().context("cannot find mica's own program file")?;
     let report = examine(store, &program).with_context(|| {
-        format!("cannot make a scratch directory beside the store at {}", store.display())
+        format!(
+            "cannot make a scratch directory beside the store at {}; run as root, or name another \
+             place with --store",
+            store.display()
+        )
     })?;
     let status = if report.can_mount() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if wanted.json.json {

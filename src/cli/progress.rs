@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressState, ProgressStyle};
 
 use super::output::Output;
+use crate::host::import::Watch;
 use crate::layer::import::{Note, Progress};
 
 /// How often the line is drawn anew.
@@ -87,6 +88,20 @@ impl Progress for ImportProgress {
     }
 }
 
+impl Watch for ImportProgress {
+    fn publishing(&self) {
+        // What is left takes as long as the disk does: a rate would only run down.
+        let entries = HumanCount(self.entries.load(Ordering::Relaxed));
+        self.bar.set_style(publishing_style());
+        self.bar.set_message(format!("{entries} files read, publishing"));
+    }
+}
+
+fn publishing_style() -> ProgressStyle {
+    ProgressStyle::with_template("{spinner} {msg}, {elapsed} in all")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
 /// The line, with or without a known end.
 fn style(has_end: bool) -> ProgressStyle {
     let template = if has_end {
@@ -125,6 +140,7 @@ mod tests {
             bar.set_style(style(has_end));
             bar.inc(1);
         }
+        ProgressBar::hidden().set_style(publishing_style());
         assert_eq!((whole(f64::NAN), whole(-1.0), whole(12.9)), (0, 0, 12));
     }
 }

@@ -8,11 +8,19 @@ use super::error::HostError;
 use super::store::Store;
 use super::templates;
 use crate::catalog::Catalog;
-use crate::layer::import::{Choice, Excludes, ImportOptions, Progress, Source, import};
+use crate::layer::import::{Choice, Excludes, ImportOptions, Progress, Silent, Source, import};
 use crate::layer::store::LayersError;
 use crate::layer::template::default_shared_paths;
 use crate::layer::{Layers, Provenance, RunConfig, Stack, Template, TemplateKind, TemplateName};
 use crate::object::Objects;
+
+/// Watches an import to its very end.
+pub trait Watch: Progress {
+    /// Everything is read; what is new is now made durable and gets its name.
+    fn publishing(&self) {}
+}
+
+impl Watch for Silent {}
 
 /// What to import, and as what.
 #[derive(Debug)]
@@ -58,7 +66,7 @@ pub struct ImportReport {
 pub fn import_template(
     store: &Store,
     request: &ImportRequest<'_>,
-    progress: &dyn Progress,
+    progress: &dyn Watch,
 ) -> Result<ImportReport, HostError> {
     let _store = store.share()?;
     let objects = Objects::open(store.path())?;
@@ -96,6 +104,7 @@ pub fn import_template(
     let imported = import(source, &staging, &options, progress)
         .map_err(HostError::import_of(&request.source))?;
     // From here on it is quicker to finish than to undo: stopping is not looked at again.
+    progress.publishing();
     let published = staging.publish()?;
     let mut stack = base.as_ref().map_or_else(Stack::default, |base| base.stack.clone());
     for manifest in imported.layers {

@@ -85,6 +85,7 @@ pub fn serve(spec: &MountSpec, ready: &mut dyn FnMut(&Ready)) -> Result<(), Host
     };
     let mount = fuse::Mount::new(Arc::clone(&file_system), &options)?;
     registered.new = false;
+    let unserved = Unserved(Some(mount.unmounter()));
     drop(place);
 
     let device = mount_table::at(&mountpoint)
@@ -124,6 +125,7 @@ pub fn serve(spec: &MountSpec, ready: &mut dyn FnMut(&Ready)) -> Result<(), Host
     });
     supervisor::tell_ready();
     tracing::info!(name = %record.name, mountpoint = %root.status.mountpoint.display(), "mounted");
+    unserved.served();
     let ended = mount.run();
     tracing::info!(name = %record.name, "unmounted");
     // First the private directory is free, then nobody answers, then the record says so: at
@@ -166,6 +168,24 @@ fn prepare_process() {
     limit.current = limit.maximum;
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
         tracing::debug!(%error, "the limit of open files stays");
+    }
+}
+
+/// A mount that nobody serves yet: dropped, it leaves the tree, so that a failure on the last
+/// steps leaves no dead mount behind.
+struct Unserved(Option<fuse::Unmounter>);
+
+impl Unserved {
+    fn served(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unserved {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.as_ref().map(fuse::Unmounter::detach) {
+            tracing::warn!(%error, "a dead mount stays");
+        }
     }
 }
 

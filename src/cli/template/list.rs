@@ -51,5 +51,5 @@ pub(super) fn run(json: Json, store: &Path, output: Output) -> Result<()> {
             ]
         })
         .collect();
-    output.table(&["TEMPLATE", "LAYERS", "FILES", "SIZE", "CREATED", "ROOTS"], &rows)
+    output.table(&["TEMPLATE", "LAYERS", "INODES", "SIZE", "CREATED", "ROOTS"], &rows)
 }

@@ -30,7 +30,7 @@ pub(super) fn run(wanted: &str, json: Json, store: &Path, output: Output) -> Res
     rows.extend(template.stack.layers().iter().map(|layer| ("layer", layer.to_string())));
     let provenance = &template.provenance;
     rows.extend([
-        ("files", summary.inodes.to_string()),
+        ("inodes", summary.inodes.to_string()),
         ("size", size(summary.content_bytes)),
         ("source", provenance.source.clone()),
         ("source digest", provenance.source_digest.clone().unwrap_or_default()),
