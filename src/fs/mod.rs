@@ -125,6 +125,13 @@ impl FileSystem {
         }
     }
 
+    /// Tells the kernel to ask about an inode that has its old number again.
+    fn went_back(&self, id: Option<NodeId>) {
+        if let Some(id) = id {
+            self.notify(Notice::Attributes(id));
+        }
+    }
+
     /// The attributes of `id`.
     ///
     /// # Errors

@@ -38,7 +38,7 @@ impl FileSystem {
 
     /// Takes back references of the kernel's.
     pub fn forget(&self, id: NodeId, count: u64) {
-        self.union.forget(id, count);
+        self.went_back(self.union.forget(id, count));
     }
 
     /// Changes metadata.
@@ -120,7 +120,7 @@ impl FileSystem {
             && removed.last
             && !self.is_open(removed.id)
         {
-            self.union.closed(removed.id);
+            self.went_back(self.union.closed(removed.id));
         }
     }
 

@@ -380,7 +380,7 @@ impl FileSystem {
         };
         self.let_go(file.id, &inode);
         if last {
-            self.union.closed(file.id);
+            self.went_back(self.union.closed(file.id));
         }
         Ok(())
     }

@@ -88,8 +88,11 @@ struct Table {
 }
 
 impl Table {
-    /// Lets go of a node that the kernel has no reference to, unless open descriptors of the
-    /// number it had before still lead to it.
+    /// Lets go of a node that the kernel has no reference to; true if it is gone.
+    ///
+    /// A renumbered node stays while descriptors of its old number are open. After the last one
+    /// it goes back to that number, which would stand for the untouched tree inode again if
+    /// nothing stood behind it.
     fn drop_node(&mut self, node: &Arc<Node>) -> bool {
         let old = NodeId::from_raw(node.supersedes.load(Ordering::Acquire));
         if let Some(superseded) = self.superseded.get(&old)
@@ -98,7 +101,16 @@ impl Table {
             if !superseded.closed.load(Ordering::Acquire) {
                 return false;
             }
+            let lookups = superseded.lookups.load(Ordering::Acquire);
             self.superseded.remove(&old);
+            self.nodes.remove(&node.id());
+            node.id.store(old.get(), Ordering::Release);
+            node.supersedes.store(0, Ordering::Release);
+            node.lookups.store(lookups, Ordering::Release);
+            if old.as_tree().is_some() || lookups > 0 {
+                self.nodes.insert(old, Arc::clone(node));
+                return false;
+            }
         }
         self.nodes.remove(&node.id());
         if self.by_host.get(&node.host_ino).is_some_and(|known| Arc::ptr_eq(known, node)) {

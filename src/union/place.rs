@@ -83,9 +83,12 @@ impl Union {
     ///
     /// A tree number keeps its node: untouched ones are not counted, so its last reference
     /// cannot be told from others. Such nodes are as many as the files a container changed.
-    pub fn forget(&self, id: NodeId, count: u64) {
+    ///
+    /// Returns the number that the inode went back to, if it did: what the kernel remembers of
+    /// that one is old.
+    pub fn forget(&self, id: NodeId, count: u64) -> Option<NodeId> {
         if id.as_tree().is_some() {
-            return;
+            return None;
         }
         let mut table = self.table.write();
         let spent = |lookups: &AtomicU64| {
@@ -93,35 +96,50 @@ impl Union {
             lookups.store(before.saturating_sub(count), Ordering::Release);
             before <= count
         };
-        if let Some(node) = table.nodes.get(&id).cloned() {
-            if spent(&node.lookups) && table.drop_node(&node) {
-                drop(table);
-                self.descriptors.lock().pop(&node.serial);
+        let Some(node) = table.nodes.get(&id).cloned() else {
+            if let Some(old) = table.superseded.get(&id).cloned()
+                && spent(&old.lookups)
+            {
+                table.superseded.remove(&id);
             }
-        } else if let Some(old) = table.superseded.get(&id).cloned()
-            && spent(&old.lookups)
-        {
-            table.superseded.remove(&id);
+            return None;
+        };
+        if !spent(&node.lookups) {
+            return None;
         }
+        let gone = table.drop_node(&node);
+        drop(table);
+        if gone {
+            self.descriptors.lock().pop(&node.serial);
+            return None;
+        }
+        let now = node.id();
+        if now != id && now.as_tree().is_some() && node.is_unlinked() {
+            self.bury(&node);
+        }
+        (now != id).then_some(now)
     }
 
     /// Tells that no descriptor of `id` is open any more.
-    pub fn closed(&self, id: NodeId) {
+    ///
+    /// Returns the number that the inode went back to, as [`Union::forget`] does.
+    pub fn closed(&self, id: NodeId) -> Option<NodeId> {
         let (node, old) = {
             let table = self.table.read();
             (table.nodes.get(&id).cloned(), table.superseded.get(&id).cloned())
         };
         if let Some(old) = old {
             old.closed.store(true, Ordering::Release);
-            // Nothing but those descriptors may have kept the node.
-            self.forget(old.node.id(), 0);
+            // Nothing but those descriptors may have kept the node under its new number.
+            return self.forget(old.node.id(), 0);
         }
-        let Some(node) = node else { return };
+        let node = node?;
         if id.as_tree().is_none() {
             self.forget(id, 0);
         } else if node.is_unlinked() {
             self.bury(&node);
         }
+        None
     }
 
     /// Lets go of an unlinked inode that the kernel may still ask about: what stat(2)
