@@ -19,6 +19,9 @@ const TREE_EVERY: usize = 64;
 /// Longest time to spend on shortening one history.
 const SHORTEN_FOR: Duration = Duration::from_secs(120);
 
+/// Steps of a history that could not be shortened further to print, the last ones.
+const REPORTED: usize = 100;
+
 /// Two worlds that begin equal, and what holds them up. Dropped in this order.
 pub(crate) struct Pair {
     /// The plain directory.
@@ -145,7 +148,11 @@ pub(crate) fn shorten(failure: &Failure, fresh: &mut dyn FnMut() -> Pair) -> Fai
 /// The history and its end, for a person.
 pub(crate) fn report(failure: &Failure) -> String {
     let mut text = String::new();
-    for (index, step) in failure.history.iter().enumerate() {
+    let skipped = failure.history.len().saturating_sub(REPORTED);
+    if skipped > 0 {
+        writeln!(text, "({skipped} steps before these)").expect("a string takes everything");
+    }
+    for (index, step) in failure.history.iter().enumerate().skip(skipped) {
         writeln!(text, "{:4}  {:?} {:03o} {:?}", index + 1, step.who, step.umask, step.operation)
             .expect("a string takes everything");
     }
@@ -349,13 +356,14 @@ impl<'a> Run<'a> {
                 let Operation::Inspect { slot } = operation else {
                     panic!("only an inspection sees");
                 };
+                let mut wanted = wanted.clone();
                 if let Some(old) = &self.old_content[*slot]
                     && found.content.as_ref() == Some(old)
-                    && wanted.content.as_ref() != Some(old)
                 {
-                    return Ok(());
+                    wanted.content.clone_from(&found.content);
+                    (wanted.size, wanted.mtime) = (found.size, found.mtime);
                 }
-                equal(&Place::new(format!("handle {slot}")), wanted, found)
+                equal(&Place::new(format!("handle {slot}")), &wanted, found)
             }
             (Ok(Answer::Bytes(wanted)), Ok(Answer::Bytes(found))) => {
                 if wanted == found || self.is_old(operation, found) {

@@ -52,14 +52,13 @@ impl HostTree {
     /// The tree at `root`. Times from now on count as stamped by the file system.
     pub(crate) fn new(root: impl Into<PathBuf>) -> Self {
         raw::own_umask();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         Self {
             root: root.into(),
             handles: Default::default(),
             maps: Default::default(),
             listings: Default::default(),
             // The kernel's coarse clock may lag behind this one.
-            epoch_secs: i64::try_from(now).unwrap() - 1,
+            epoch_secs: now_secs() - 1,
         }
     }
 
@@ -343,7 +342,11 @@ impl HostTree {
                 let to = self.target(to, OFlags::WRONLY)?;
                 let (mut from_at, mut to_at) = (*from_offset, *to_offset);
                 let mut done = 0;
-                // One call may copy less than asked for; where it stops is not a promise.
+                // One call may copy less than asked for; where it stops is not a promise. What
+                // the copy itself adds to its own source is not read again.
+                let size = statx_fd(from.fd())?.stx_size;
+                let rest = usize::try_from(size.saturating_sub(*from_offset)).unwrap();
+                let len = &rest.min(*len);
                 loop {
                     let n = rustix::fs::copy_file_range(
                         from.fd(),
@@ -498,13 +501,12 @@ impl HostTree {
                 let mapping = self.maps[*map].as_ref().ok_or(Errno::BADF)?;
                 let bytes = fill.bytes();
                 let len = bytes.len().min(mapping.len().saturating_sub(*offset));
-                if len > 0 {
-                    mapping.poke(*offset, &bytes[..len])?;
-                }
+                let poked = if len > 0 { mapping.poke(*offset, &bytes[..len]) } else { Ok(()) };
+                // A store that runs past the end of the file has changed the pages before.
                 if *sync {
                     mapping.sync()?;
                 }
-                Ok(Answer::Done)
+                poked.map(|()| Answer::Done)
             }
             O::MapPeek { map, offset, len } => {
                 let mapping = self.maps[*map].as_ref().ok_or(Errno::BADF)?;
@@ -647,6 +649,12 @@ impl Listing {
             }
         }
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now_secs() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_secs()).unwrap()
 }
 
 enum Opened<'a> {

@@ -137,6 +137,7 @@ impl Memory {
         };
         Ok(Attributes {
             ino,
+            st_ino: ino,
             kind: inode.kind,
             mode: inode.mode,
             uid: inode.uid,
@@ -495,7 +496,7 @@ impl Inodes for Memory {
         Ok(())
     }
 
-    fn names(&mut self, ino: Ino) -> Result<BTreeMap<Vec<u8>, (Kind, Ino)>, Errno> {
+    fn names(&mut self, ino: Ino) -> Result<BTreeMap<Vec<u8>, (Kind, u64)>, Errno> {
         let names = &self.get(ino)?.names;
         names.iter().map(|(name, ino)| Ok((name.clone(), (self.get(*ino)?.kind, *ino)))).collect()
     }

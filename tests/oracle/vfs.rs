@@ -26,7 +26,10 @@ pub(crate) type FileHandle = u64;
 /// What `getattr` answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Attributes {
+    /// What requests call the inode.
     pub(crate) ino: Ino,
+    /// What stat(2) shows.
+    pub(crate) st_ino: u64,
     pub(crate) kind: Kind,
     pub(crate) mode: u32,
     pub(crate) uid: u32,
@@ -121,7 +124,8 @@ pub(crate) trait Inodes {
     fn seek(&mut self, ino: Ino, handle: FileHandle, offset: u64, hole: bool)
     -> Result<u64, Errno>;
     fn sync(&mut self, ino: Ino, handle: FileHandle, data_only: bool) -> Result<(), Errno>;
-    fn names(&mut self, ino: Ino) -> Result<BTreeMap<Vec<u8>, (Kind, Ino)>, Errno>;
+    /// Names with their kinds and d_ino.
+    fn names(&mut self, ino: Ino) -> Result<BTreeMap<Vec<u8>, (Kind, u64)>, Errno>;
     fn set_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8], how: SetHow) -> Result<(), Errno>;
     fn remove_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<(), Errno>;
     fn xattr(&mut self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Errno>;
@@ -487,13 +491,15 @@ impl<I: Inodes> Vfs<I> {
         }
         let mut pending = vec![top];
         while let Some(parent) = pending.pop() {
-            for (kind, ino) in self.inodes.names(parent)?.into_values() {
-                if kind == Kind::Directory {
-                    if ino == directory {
-                        return Ok(true);
-                    }
-                    pending.push(ino);
+            for (name, (kind, _)) in self.inodes.names(parent)? {
+                if kind != Kind::Directory {
+                    continue;
                 }
+                let Some(child) = self.lookup(parent, &name)? else { continue };
+                if child.ino == directory {
+                    return Ok(true);
+                }
+                pending.push(child.ino);
             }
         }
         Ok(false)
@@ -802,15 +808,20 @@ impl<I: Inodes> Vfs<I> {
             self.inodes.release(attributes.ino, handle);
             seen.content = Some(content?);
         }
-        Ok((seen, Identity { inode: attributes.ino, generation: 0 }))
+        Ok((seen, Identity { inode: attributes.st_ino, generation: 0 }))
     }
 }
 
 impl<I: Inodes> World for Vfs<I> {
     fn apply(&mut self, step: &Step) -> Outcome {
         self.umask = step.umask;
-        let outcome = self.perform(&step.operation);
+        let mut outcome = self.perform(&step.operation);
         self.release_held();
+        // Paths are walked once more when a number turns out stale (retry_estale).
+        if outcome == Err(Errno::STALE) {
+            outcome = self.perform(&step.operation);
+            self.release_held();
+        }
         outcome
     }
 
@@ -827,13 +838,15 @@ impl<I: Inodes> World for Vfs<I> {
     }
 
     fn identity(&mut self, slot: usize) -> Option<Identity> {
-        self.handles[slot].map(|file| Identity { inode: file.ino, generation: 0 })
+        let file = self.handles[slot]?;
+        let attributes = self.inodes.attributes(file.ino).ok()?;
+        Some(Identity { inode: attributes.st_ino, generation: 0 })
     }
 
     fn identity_at(&mut self, place: &Place) -> Option<Identity> {
         let found = self.existing(place, true);
         self.release_held();
-        Some(Identity { inode: found.ok()?.ino, generation: 0 })
+        Some(Identity { inode: found.ok()?.st_ino, generation: 0 })
     }
 
     fn close_all(&mut self) {
