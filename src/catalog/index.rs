@@ -148,7 +148,8 @@ fn lock(path: &Path, deadline: Instant) -> io::Result<Option<OwnedFd>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = match openat(CWD, path, flags, Mode::empty()) {
             Ok(dir) => dir,
-            Err(Errno::NOENT) => continue,
+            // Deleted since; a link that leads nowhere will never be there.
+            Err(Errno::NOENT) if Instant::now() < deadline => continue,
             Err(error) => return Err(error.into()),
         };
         match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
@@ -164,6 +165,9 @@ fn lock(path: &Path, deadline: Instant) -> io::Result<Option<OwnedFd>> {
         let (ours, there) = (fstat(&dir)?, stat(path));
         if there.is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)) {
             return Ok(Some(dir));
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
         }
     }
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod archives;
+mod catalog;
 mod damage;
 mod descriptors;
 mod names;
