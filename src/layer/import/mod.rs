@@ -20,6 +20,7 @@ mod image;
 mod intake;
 mod metadata;
 mod progress;
+mod resolve;
 mod sink;
 mod source;
 mod tar;

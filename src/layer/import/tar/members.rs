@@ -4,14 +4,14 @@ use std::io::{self, Read};
 
 use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
+use super::describe::{MemberKind, NamedAcls, kind, metadata_of, number, unsigned, xattrs_of};
 use super::numeric::numeric;
 use super::pax::PaxFields;
 use super::sparse::{SparseMap, pax_ranges, text_ranges};
 use super::{TarError, TarFault};
-use crate::layer::import::acl::{self, Accounts, Acl};
+use crate::layer::Metadata;
 use crate::layer::import::intake::drain;
-use crate::layer::import::metadata::{self, Xattrs};
-use crate::layer::{Metadata, Timestamp};
+use crate::layer::import::metadata::Xattrs;
 
 const BLOCK: usize = 512;
 const BLOCK_BYTES: u64 = 512;
@@ -35,19 +35,6 @@ pub(crate) struct Member {
     pub(crate) size: u64,
     /// Offset of the content in the stream; `None` when it is stored as a sparse map.
     pub(crate) content_offset: Option<u64>,
-}
-
-/// What a member is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum MemberKind {
-    Regular,
-    Directory,
-    Symlink(Box<[u8]>),
-    /// The path of an earlier member, as the archive spells it.
-    HardLink(Box<[u8]>),
-    Fifo,
-    CharDevice(u64),
-    BlockDevice(u64),
 }
 
 /// Reads members from a stream.
@@ -246,9 +233,9 @@ impl<R: Read> Members<R> {
             return Err(TarFault::NulInName);
         }
         self.current = Some((path.clone(), self.position.saturating_sub(BLOCK_BYTES)));
-        let kind = self.kind(header, &path, &pax, extensions.long_link.take())?;
-        let metadata = member_metadata(header, &pax)?;
-        let (xattrs, named_acls) = member_xattrs(&pax, &kind)?;
+        let kind = kind(header, &path, &pax, extensions.long_link.take())?;
+        let metadata = metadata_of(header, &pax)?;
+        let (xattrs, named_acls) = xattrs_of(&pax, &kind)?;
         let position = self.position.saturating_sub(BLOCK_BYTES);
         let sparse = self.find_sparse(header, &pax, stored, extensions)?;
         let (size, content_offset) = match (&kind, &sparse) {
@@ -278,46 +265,6 @@ impl<R: Read> Members<R> {
             },
         }
         Ok(Member { path, kind, metadata, xattrs, named_acls, position, size, content_offset })
-    }
-
-    fn kind(
-        &self,
-        header: &Header,
-        path: &[u8],
-        pax: &PaxFields,
-        long_link: Option<Vec<u8>>,
-    ) -> Result<MemberKind, TarFault> {
-        let link = || -> Result<Box<[u8]>, TarFault> {
-            let target: Box<[u8]> = match (&pax.link_path, long_link) {
-                (Some(target), _) => target.clone(),
-                (None, Some(target)) => target.into(),
-                (None, None) => header.link_name_bytes().unwrap_or_default().as_ref().into(),
-            };
-            if target.is_empty() {
-                return Err(TarFault::NoLinkTarget);
-            }
-            if target.contains(&0) {
-                return Err(TarFault::NulInName);
-            }
-            Ok(target)
-        };
-        Ok(match header.as_old().linkflag[0] {
-            // In the oldest format a trailing slash is all that makes a directory.
-            0 | b'0' if path.ends_with(b"/") => MemberKind::Directory,
-            0 | b'0' | b'7' | b'S' => MemberKind::Regular,
-            b'1' => MemberKind::HardLink(link()?),
-            b'2' => {
-                let target = link()?;
-                metadata::check_symlink(&target)?;
-                MemberKind::Symlink(target)
-            }
-            b'3' => MemberKind::CharDevice(device(header)?),
-            b'4' => MemberKind::BlockDevice(device(header)?),
-            b'5' | b'D' => MemberKind::Directory,
-            b'6' => MemberKind::Fifo,
-            b'M' => return Err(TarFault::MultiVolume),
-            other => return Err(TarFault::UnknownType(other)),
-        })
     }
 
     /// The sparse map of a regular member; reads it where it stands before the data.
@@ -557,87 +504,112 @@ pub(crate) fn is_header(block: &[u8; BLOCK]) -> bool {
     stated == Some(i128::from(unsigned)) || stated == Some(i128::from(signed))
 }
 
-fn number(field: &[u8], name: &'static str) -> Result<i128, TarFault> {
-    numeric(field).ok_or(TarFault::BadNumber(name))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn unsigned(field: &[u8], name: &'static str) -> Result<u64, TarFault> {
-    u64::try_from(number(field, name)?).map_err(|_| TarFault::BadNumber(name))
-}
-
-fn device(header: &Header) -> Result<u64, TarFault> {
-    let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
-        (Some(ustar), _) => (&ustar.dev_major, &ustar.dev_minor),
-        (None, Some(gnu)) => (&gnu.dev_major, &gnu.dev_minor),
-        (None, None) => return Err(TarFault::BadNumber("device")),
-    };
-    let major = unsigned(major, "device major")?;
-    Ok(metadata::device(major, unsigned(minor, "device minor")?)?)
-}
-
-fn member_metadata(header: &Header, pax: &PaxFields) -> Result<Metadata, TarFault> {
-    let old = header.as_old();
-    let mode = number(&old.mode, "mode")? & 0o7777;
-    let uid = match pax.uid {
-        Some(uid) => i128::from(uid),
-        None => number(&old.uid, "uid")?,
-    };
-    let gid = match pax.gid {
-        Some(gid) => i128::from(gid),
-        None => number(&old.gid, "gid")?,
-    };
-    let mtime = match pax.mtime {
-        Some(mtime) => mtime,
-        None => {
-            let secs = i64::try_from(number(&old.mtime, "mtime")?)
-                .map_err(|_| TarFault::BadNumber("mtime"))?;
-            Timestamp { secs, nanos: 0 }
-        }
-    };
-    Ok(Metadata {
-        mode: u32::try_from(mode).unwrap_or(0),
-        uid: metadata::uid(uid)?,
-        gid: metadata::gid(gid)?,
-        mtime,
-    })
-}
-
-type NamedAcls = Vec<(&'static [u8], Acl)>;
-
-fn member_xattrs(pax: &PaxFields, kind: &MemberKind) -> Result<(Xattrs, NamedAcls), TarFault> {
-    let mut xattrs = pax.xattrs.clone();
-    let mut named_acls = NamedAcls::new();
-    let mut add = |name: &[u8], value: Box<[u8]>| {
-        if !xattrs.iter().any(|(known, _)| known.as_ref() == name) {
-            xattrs.push((name.into(), value));
-        }
-    };
-    for (name, value) in &pax.libarchive_xattrs {
-        add(name, value.clone());
+    fn header(name: &str, kind: u8, size: u64) -> Vec<u8> {
+        let mut header = Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.as_old_mut().linkflag = [kind];
+        header.set_mode(0o100_644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(size);
+        header.set_cksum();
+        header.as_bytes().to_vec()
     }
-    for (attribute, text) in [(acl::ACCESS, &pax.acl_access), (acl::DEFAULT, &pax.acl_default)] {
-        let Some(text) = text else { continue };
-        if attribute == acl::DEFAULT && *kind != MemberKind::Directory {
-            continue;
-        }
-        let acl = Acl::parse(text)?;
-        if acl.is_numeric() {
-            add(attribute, acl.encode(&Accounts::default())?);
-        } else {
-            named_acls.push((attribute, acl));
-        }
+
+    fn member(name: &str, kind: u8, content: &[u8]) -> Vec<u8> {
+        let mut bytes = header(name, kind, content.len() as u64);
+        bytes.extend_from_slice(content);
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        bytes
     }
-    if let Some(label) = &pax.selinux {
-        let mut value = label.to_vec();
-        // The kernel's value includes the NUL, the archive's does not.
-        if value.last() != Some(&0) {
-            value.push(0);
-        }
-        add(b"security.selinux", value.into());
+
+    fn archive(parts: &[Vec<u8>]) -> Members<io::Cursor<Vec<u8>>> {
+        let mut bytes = parts.concat();
+        bytes.resize(bytes.len() + 2 * BLOCK, 0);
+        Members::new(io::Cursor::new(bytes), true, u64::MAX)
     }
-    metadata::check_xattrs(&xattrs)?;
-    xattrs.sort_unstable();
-    // The attribute itself, where an archive has both, says more.
-    named_acls.retain(|(name, _)| !xattrs.iter().any(|(known, _)| known.as_ref() == *name));
-    Ok((xattrs, named_acls))
+
+    fn next(members: &mut Members<io::Cursor<Vec<u8>>>) -> (String, Vec<u8>) {
+        let member = members.next_member().unwrap().expect("a member");
+        let mut content = Vec::new();
+        let end = members.read_into(&mut content, 0).unwrap();
+        content.truncate(end);
+        (String::from_utf8(member.path.into()).unwrap(), content)
+    }
+
+    #[test]
+    fn a_pax_size_counts_and_not_the_headers() {
+        // Above 8 GiB the header has no room, so what it says does not matter.
+        let mut body = header("x", b'0', 0);
+        body.extend_from_slice(b"hello");
+        body.resize(2 * BLOCK, 0);
+        let mut members =
+            archive(&[member("pax", b'x', b"10 size=5\n"), body, member("y", b'0', b"after")]);
+        assert_eq!(next(&mut members), ("x".to_owned(), b"hello".to_vec()));
+        assert_eq!(next(&mut members), ("y".to_owned(), b"after".to_vec()));
+        assert!(members.next_member().unwrap().is_none());
+        assert!(!members.finish().unwrap());
+    }
+
+    #[test]
+    fn global_headers_hold_until_a_local_one_says_otherwise() {
+        let mut members = archive(&[
+            member("g", b'g', b"11 mtime=7\n11 uid=100\n"),
+            member("a", b'0', b""),
+            member("x", b'x', b"11 mtime=9\n"),
+            member("b", b'0', b""),
+        ]);
+        let a = members.next_member().unwrap().expect("a");
+        assert_eq!((a.metadata.mtime.secs, a.metadata.uid, a.metadata.mode), (7, 100, 0o644));
+        let b = members.next_member().unwrap().expect("b");
+        assert_eq!((b.metadata.mtime.secs, b.metadata.uid), (9, 100));
+    }
+
+    #[test]
+    fn labels_and_dumps_of_directories_are_passed_over() {
+        let mut members = archive(&[
+            member("label", b'V', b""),
+            member("dir/", b'D', b"Yfile\0\0"),
+            member("dir/file", b'0', b"x"),
+        ]);
+        let dir = members.next_member().unwrap().expect("dir");
+        assert_eq!((dir.kind, dir.size), (MemberKind::Directory, 0));
+        assert_eq!(next(&mut members), ("dir/file".to_owned(), b"x".to_vec()));
+    }
+
+    #[test]
+    fn what_a_header_promises_is_not_believed() {
+        for kind in *b"xgLK" {
+            let mut members = archive(&[header("x", kind, 1 << 40)]);
+            let error = members.next_member().unwrap_err();
+            assert!(matches!(error.fault, TarFault::ExtensionTooLarge), "{error}");
+        }
+        let mut members = archive(&[header("x", b'0', 1 << 40)]);
+        let member = members.next_member().unwrap().expect("a member");
+        assert_eq!(member.size, 1 << 40);
+        let mut content = Vec::new();
+        let error = members.read_into(&mut content, 0).unwrap_err();
+        assert!(matches!(error.fault, TarFault::Truncated), "{error}");
+        assert!(content.len() < 2 << 20, "{} bytes", content.len());
+    }
+
+    #[test]
+    fn old_checksums_were_summed_with_signs() {
+        let mut bytes = header("gr\u{fc}n", b'0', 0);
+        let block: &mut [u8; BLOCK] = (&mut bytes[..]).try_into().unwrap();
+        let signed: i64 = block[..148]
+            .iter()
+            .chain(&block[156..])
+            .map(|byte| i64::from(byte.cast_signed()))
+            .sum::<i64>()
+            + 256;
+        block[148..156].copy_from_slice(format!("{signed:06o}\0 ").as_bytes());
+        assert!(is_header(block));
+        block[0] ^= 1;
+        assert!(!is_header(block));
+    }
 }

@@ -7,12 +7,14 @@
 //! of the three PAX sparse formats. Knows nothing of layers: `super::assemble` gives members
 //! their meaning in a tree.
 
+mod describe;
 mod members;
 mod numeric;
 mod pax;
 mod sparse;
 
-pub(crate) use members::{Member, MemberKind, Members};
+pub(crate) use describe::MemberKind;
+pub(crate) use members::{Member, Members};
 
 use super::acl::AclFault;
 use super::metadata::{MetadataFault, printable};
