@@ -298,6 +298,8 @@ impl FileSystem {
     fn supersede(&self, id: NodeId, object: ObjectContent, mtime: (i64, u32)) {
         self.union.renumber(id, object, mtime);
         self.counters.renumbered.hit();
+        // What the kernel knows of the old number is of before; from now on it asks each time.
+        self.notify(Notice::Attributes(id));
         let Some(ino) = id.as_tree() else { return };
         // Its other names must find the new number too.
         let Ok(links) = self.union.tree().links(ino) else { return };

@@ -42,7 +42,7 @@ pub struct Attributes {
     pub mtime: (i64, u32),
     /// Last change.
     pub ctime: (i64, u32),
-    /// The kernel must ask again: a mapping may change it unseen.
+    /// The kernel must ask again: a mapping may change it unseen, or another number does.
     pub volatile: bool,
 }
 
@@ -116,7 +116,8 @@ impl Union {
         if let Some(old) = self.superseded(id) {
             let now = self.node_attributes(&old.node)?;
             let (size, blocks) = (old.object.size, old.object.blocks);
-            return Ok(Attributes { id, size, blocks, mtime: old.mtime, volatile: false, ..now });
+            // Owner, mode and link count change under the other number, where no notice is sent.
+            return Ok(Attributes { id, size, blocks, mtime: old.mtime, volatile: true, ..now });
         }
         match self.place(id)? {
             Place::Tree(inode) => Ok(self.tree_attributes(&inode)),
