@@ -17,7 +17,7 @@ mod tree;
 mod workload;
 
 use std::fs::OpenOptions;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -242,44 +242,6 @@ fn a_killed_import_leaves_a_store_that_takes_it_again() {
             import.kill();
             let verdict = import.judge(&store(), &scratch.mountpoint("imported"), acknowledged);
             assert_eq!(verdict, Ok(()), "cut {cut}, seed {seed}");
-        }
-    }
-}
-
-/// A shared file overwritten in place keeps its size and its name: fdatasync(2) of the host's copy
-/// alone would leave out the rename and the mark that make it the content.
-#[test]
-fn the_first_datasync_after_a_copy_up_keeps_it() {
-    require_root();
-    for subject in BOTH {
-        for flags in [0, libc::O_DSYNC] {
-            let scratch = Scratch::new("crash-datasync");
-            let (image, at) = (scratch.path().join("disk.img"), scratch.mountpoint("disk"));
-            let disk = Disk::create(&image, &at, DiskFormat::Ext4, 256 * MIB);
-            let (mountpoint, source) = (scratch.mountpoint("root"), scratch.directory("source"));
-            let site = Site::prepare(subject, disk.path(), &mountpoint, &source, 1);
-            let mut root = site.open();
-            for path in ["usr/lib/worker/d0/file0", "srv/worker/d0/file0"] {
-                let mut options = OpenOptions::new();
-                let file = options.write(true).custom_flags(flags).open(mountpoint.join(path));
-                let file = file.unwrap();
-                file.write_all_at(b"kept", 0).unwrap();
-                if flags == 0 {
-                    file.sync_data().unwrap();
-                }
-            }
-            shut_down(&at, LogFlush::Lost).unwrap();
-            root.kill();
-            unmount_beneath(&mountpoint);
-            disk.detach();
-            let _disk = Disk::attach(&image, &at);
-            let root = site.open();
-            for path in ["usr/lib/worker/d0/file0", "srv/worker/d0/file0"] {
-                let bytes = std::fs::read(mountpoint.join(path)).unwrap();
-                assert_eq!(&bytes[..4], b"kept", "{subject:?}, flags {flags:o}, {path}");
-                assert_eq!(bytes.len(), 40 * tree::BLOCK_BYTES);
-            }
-            root.close();
         }
     }
 }
