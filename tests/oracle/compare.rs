@@ -29,6 +29,8 @@ impl Difference {
 pub(crate) struct Tolerance {
     /// st_nlink of a directory does not count its subdirectories.
     pub(crate) directory_links: bool,
+    /// Link counts and inode numbers are its own affair.
+    pub(crate) own_numbers: bool,
     /// What a mapping writes reaches the file, its times and its holes with msync, and takes
     /// the file's capabilities.
     pub(crate) lazy_maps: bool,
@@ -62,7 +64,8 @@ impl Comparer {
         let found = subject.observe(place, look);
         match (wanted, found) {
             (Ok((wanted, identity)), Ok((mut found, subject_identity))) => {
-                if wanted.kind == Kind::Directory && self.tolerance.directory_links {
+                let own_links = wanted.kind == Kind::Directory && self.tolerance.directory_links;
+                if own_links || self.tolerance.own_numbers {
                     found.nlink = wanted.nlink;
                 }
                 equal(place, &wanted, &found)?;
@@ -111,6 +114,7 @@ impl Comparer {
                 };
                 let internal = self.tolerance.internal_numbers;
                 if listed_inode != ours.inode
+                    && !self.tolerance.own_numbers
                     && !internal.is_some_and(|(low, high)| (low..high).contains(&listed_inode))
                 {
                     let what = format!("{place:?}: d_ino {listed_inode}, st_ino {}", ours.inode);
@@ -118,6 +122,7 @@ impl Comparer {
                 }
                 if let Some(other) = owners.insert(ours.inode, theirs)
                     && other != theirs
+                    && !self.tolerance.own_numbers
                 {
                     let what = format!("{place:?} shares st_ino {} with another file", ours.inode);
                     return Err(Difference::new("inode shared", what));
@@ -141,7 +146,7 @@ impl Comparer {
         subject: u64,
     ) -> Result<(), Difference> {
         let known = *self.known.entry(reference).or_insert(subject);
-        if known == subject {
+        if known == subject || self.tolerance.own_numbers {
             return Ok(());
         }
         let what = format!("{place:?}: st_ino was {known}, is {subject}");

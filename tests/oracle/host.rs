@@ -51,14 +51,19 @@ struct Listing {
 impl HostTree {
     /// The tree at `root`. Times from now on count as stamped by the file system.
     pub(crate) fn new(root: impl Into<PathBuf>) -> Self {
+        // The kernel's coarse clock may lag behind this one.
+        Self::since(root, now_secs() - 1)
+    }
+
+    /// The tree at `root`. Times from `epoch_secs` on count as stamped by the file system.
+    pub(crate) fn since(root: impl Into<PathBuf>, epoch_secs: i64) -> Self {
         raw::own_umask();
         Self {
             root: root.into(),
             handles: Default::default(),
             maps: Default::default(),
             listings: Default::default(),
-            // The kernel's coarse clock may lag behind this one.
-            epoch_secs: now_secs() - 1,
+            epoch_secs,
         }
     }
 

@@ -11,6 +11,7 @@
 
 mod compare;
 mod drive;
+mod format;
 mod generate;
 mod host;
 mod layers;
@@ -22,13 +23,22 @@ mod stage;
 mod support;
 mod world;
 
+use std::rc::Rc;
+
 use compare::{Comparer, Tolerance};
 use drive::{Failure, Pair, explore, report, shorten};
+use format::Overlaid;
 use generate::Profile;
 use host::HostTree;
-use layers::{Layer, random_stack, set_mtime, write_tar};
+use layers::{Layer, Node, random_stack, set_mtime, write_tar};
 use stage::MicaTemplate;
 use support::{Scratch, Succeed};
+use world::World;
+
+/// A number that the environment fixes.
+fn fixed(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
 
 /// Runs the seeds that the environment asks for, or `count` fresh ones.
 fn explore_seeds<F: FnMut() -> Pair>(
@@ -36,9 +46,8 @@ fn explore_seeds<F: FnMut() -> Pair>(
     steps: usize,
     mut prepare: impl FnMut(Vec<Layer>) -> F,
 ) {
-    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let steps = number("MICA_ORACLE_STEPS").map_or(steps, |n| usize::try_from(n).unwrap());
-    let seeds: Vec<u64> = match number("MICA_ORACLE_SEED") {
+    let steps = fixed("MICA_ORACLE_STEPS").map_or(steps, |n| usize::try_from(n).unwrap());
+    let seeds: Vec<u64> = match fixed("MICA_ORACLE_SEED") {
         Some(seed) => vec![seed],
         None => (0..count).map(|_| fastrand::u64(0..1_000_000_000)).collect(),
     };
@@ -96,6 +105,72 @@ fn kernel_overlayfs_is_always_found_out() {
         println!("seed {seed}: {}", failure.parting.difference.what);
         assert!(failure.parting.steps > 0, "the worlds did not begin equal");
     }
+}
+
+/// The format oracle: what a root showed, the kernel's overlayfs shows too, when it has the
+/// root's private layer over a checkout of the template.
+#[test]
+fn kernel_overlayfs_reads_a_private_layer() {
+    support::require_root();
+    let seed = fixed("MICA_ORACLE_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
+    println!("MICA_ORACLE_SEED={seed}");
+    let layers = random_stack(seed, 3);
+    let template = MicaTemplate::import(&layers);
+    let scratch = Rc::new(Scratch::new("oracle-format"));
+    let epoch = host::now_secs() - 1;
+    let mut pair = template.root_in(Rc::clone(&scratch), true);
+    if let Err(failure) = explore(&mut pair, seed, 1500, Profile::MOUNTED) {
+        panic!("the root itself parted: {}", failure.parting.difference.what);
+    }
+    drop(pair);
+    let (lower, upper) = (scratch.path().join("lower"), scratch.path().join("private/upper"));
+    stage::merged(&layers, &lower);
+    let mountpoint = scratch.mountpoint("overlay");
+    let work = scratch.directory("overlay-work");
+    stage::mount_overlay(&lower, &upper, &work, &mountpoint, "redirect_dir=on,metacopy=on");
+    let tolerance = Tolerance { own_numbers: true, ..Tolerance::default() };
+    let mut wanted = HostTree::since(scratch.path().join("reference"), epoch);
+    let mut found = Overlaid(HostTree::since(mountpoint, epoch));
+    let compared = Comparer::new(tolerance).tree(&mut wanted, &mut found);
+    found.close_all();
+    compared.unwrap_or_else(|difference| panic!("{}", difference.what));
+}
+
+/// A private entry whose data is an object: a root reads it, and the kernel's overlayfs answers
+/// EIO rather than zeros.
+#[test]
+fn an_entry_that_refers_to_an_object_is_eio_under_overlayfs() {
+    support::require_root();
+    let layers = random_stack(1, 1);
+    let template = MicaTemplate::import(&layers);
+    let scratch = Rc::new(Scratch::new("oracle-object"));
+    drop(template.root_in(Rc::clone(&scratch), true));
+    let content = layers[0].entries.iter().find_map(|entry| match &entry.node {
+        Node::Regular(content) if content.size > 0 => Some(content.bytes()),
+        _ => None,
+    });
+    let content = content.expect("a template has a file");
+    let upper = scratch.path().join("private/upper");
+    let entry = upper.join("refers");
+    std::fs::File::create_new(&entry).unwrap().set_len(content.len() as u64).unwrap();
+    let mark = |name: &str, value: &[u8]| {
+        rustix::fs::setxattr(&entry, name, value, rustix::fs::XattrFlags::empty()).unwrap();
+    };
+    mark("trusted.overlay.metacopy", b"");
+    // No name has 256 bytes, so no layer below has this path.
+    mark("trusted.overlay.redirect", format!("/{}", "x".repeat(256)).as_bytes());
+    mark("trusted.mica.object", mica::object::ObjectId::of(&content).digest().as_bytes());
+    let pair = template.root_in(Rc::clone(&scratch), true);
+    let seen = std::fs::read(scratch.mountpoint("subject").join("refers")).unwrap();
+    drop(pair);
+    assert!(seen == content, "the root reads something else than the object");
+
+    let lower = scratch.path().join("lower");
+    stage::merged(&layers, &lower);
+    let (mountpoint, work) = (scratch.mountpoint("overlay"), scratch.directory("overlay-work"));
+    stage::mount_overlay(&lower, &upper, &work, &mountpoint, "redirect_dir=on,metacopy=on");
+    let refused = std::fs::read(mountpoint.join("refers")).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EIO), "{refused}");
 }
 
 /// The archives say what the merge was made from: tar(1) unpacks the lowest to the same tree.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use mica::layer::Stack;
 use mica::object::Locks;
@@ -113,9 +114,16 @@ impl MicaTemplate {
 
     /// A fresh root beside a fresh directory.
     pub(crate) fn root(&self, passthrough: bool) -> Pair {
-        let scratch = Scratch::new("oracle-mica");
+        self.root_in(Rc::new(Scratch::new("oracle-mica")), passthrough)
+    }
+
+    /// The same in a scratch directory that outlives it: `reference` and `private` are in there,
+    /// and go on as an earlier root left them.
+    pub(crate) fn root_in(&self, scratch: Rc<Scratch>, passthrough: bool) -> Pair {
         let reference = scratch.path().join("reference");
-        merged(&self.layers, &reference);
+        if !reference.exists() {
+            merged(&self.layers, &reference);
+        }
         let root = ServedRoot::start(&RootSpec {
             store: self.scratch.path().to_owned(),
             stack: self.stack.clone(),
@@ -135,7 +143,7 @@ impl MicaTemplate {
 struct MicaStage {
     root: ServedRoot,
     passthrough: bool,
-    _scratch: Scratch,
+    _scratch: Rc<Scratch>,
 }
 
 impl Stage for MicaStage {
