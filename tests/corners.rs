@@ -14,8 +14,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mica::fs::{Caller, FileSystem};
 use mica::layer::Stack;
-use mica::union::{Attributes, Change, NodeId, SetTime};
-use support::library::{Root, at, file_system, regular, store_with};
+use mica::union::{Attributes, Change, NewEntry, NodeId, SetTime};
+use rustix::fs::RenameFlags;
+use support::library::{Root, at, file_system, regular, store_with, template};
 use support::{Disk, DiskFormat, LogFlush, Scratch, shut_down};
 
 /// A child that another test forks holds our locks until it executes: one test at a time.
@@ -184,4 +185,128 @@ fn a_copy_up_that_a_power_cut_ends_leaves_the_file_as_it_was() {
         assert_eq!(fs.read(after.id, 8 * 1000, 8).unwrap(), 1000u64.to_le_bytes());
     }
     disk.detach();
+}
+
+/// Directories within directories: more than a thread's stack has room to recurse into. An import
+/// takes templates of 16,384.
+const DEEP: usize = 6_000;
+
+#[test]
+fn a_very_deep_file_of_a_template_can_be_changed() {
+    let scratch = Scratch::new("deep");
+    let store = scratch.directory("store");
+    let stack = store_with(&store, |builder, staging| {
+        let path = format!("{}f", "d/".repeat(DEEP - 1));
+        builder.put(&at(&path), regular(staging, 0o644, b"deep")).unwrap();
+    });
+    let fs = file_system(&store, &stack, Some(&scratch.path().join("p")));
+    let mut found = fs.attributes(NodeId::ROOT).unwrap();
+    for _ in 1..DEEP {
+        found = fs.lookup(found.id, b"d").unwrap().unwrap();
+    }
+    found = fs.lookup(found.id, b"f").unwrap().unwrap();
+    fs.change(found.id, &Change { mode: Some(0o600), ..Change::default() }).unwrap();
+    assert_eq!(fs.attributes(found.id).unwrap().mode, 0o600);
+    drop(fs);
+    remove_deep(&scratch.path().join("p/upper"));
+}
+
+#[test]
+fn a_moved_directory_is_found_again_beside_very_deep_ones() {
+    let scratch = Scratch::new("moved");
+    let store = scratch.directory("store");
+    let stack = template(&store);
+    let private = scratch.path().join("p");
+    {
+        let fs = file_system(&store, &stack, Some(&private));
+        let (srv, etc) = (walk(&fs, "srv").id, walk(&fs, "etc").id);
+        fs.rename((NodeId::ROOT, b"srv"), (etc, b"moved"), RenameFlags::empty(), ROOT).unwrap();
+        assert_eq!(walk(&fs, "etc/moved").id, srv);
+        let mut at = NodeId::ROOT;
+        for _ in 0..DEEP {
+            at = fs.create(at, b"d", NewEntry::Directory, 0o755, ROOT).unwrap().id;
+        }
+    }
+    let fs = file_system(&store, &stack, Some(&private));
+    let three = walk(&fs, "etc/three").id;
+    fs.change(three, &Change { mode: Some(0o600), ..Change::default() }).unwrap();
+    assert_eq!(walk(&fs, "etc/moved/one").mode, 0o600);
+    assert_eq!(walk(&fs, "etc/moved/one").id, three);
+    drop(fs);
+    let upper = private.join("upper/etc/moved/one");
+    assert!(upper.exists(), "the name must be made where the directory is now");
+    remove_deep(&private.join("upper"));
+}
+
+/// Empties a directory too deep for a path.
+fn remove_deep(top: &Path) {
+    let removed = std::process::Command::new("rm").arg("-rf").arg(top).status().unwrap();
+    assert!(removed.success());
+}
+
+/// Takes every inode and then every block of the disk at `mounted`.
+fn fill_up(mounted: &Path) {
+    let dir = mounted.join("fill");
+    fs::create_dir(&dir).unwrap();
+    while tempfile::NamedTempFile::new_in(&dir).is_ok_and(|file| file.keep().is_ok()) {}
+    let filler = fs::read_dir(&dir).unwrap().next().unwrap().unwrap().path();
+    let filler = OpenOptions::new().append(true).open(filler).unwrap();
+    while std::io::Write::write(&mut &filler, &[1; 512]).is_ok_and(|written| written > 0) {}
+}
+
+#[test]
+fn names_that_a_full_disk_leaves_unmade_are_made_later() {
+    let _alone = alone();
+    let scratch = Scratch::new("unmade");
+    let store = scratch.directory("store");
+    let stack = template(&store);
+    let (image, mounted) = (scratch.path().join("disk.img"), scratch.mountpoint("disk"));
+    let disk = Disk::create(&image, &mounted, DiskFormat::Ext4, 8 * MIB);
+    let private = mounted.join("private");
+    let chmod = |fs: &FileSystem, mode| {
+        let id = walk(fs, "etc/three").id;
+        fs.change(id, &Change { mode: Some(mode), ..Change::default() })
+    };
+    chmod(&file_system(&store, &stack, Some(&private)), 0o600).unwrap();
+    // What a cut leaves after the first of the three names.
+    let index = fs::read_dir(private.join("index")).unwrap().next().unwrap().unwrap().path();
+    rustix::fs::removexattr(&index, "trusted.mica.names").unwrap();
+    fs::remove_dir_all(private.join("upper/etc")).unwrap();
+    fill_up(&mounted);
+    {
+        let fs = file_system(&store, &stack, Some(&private));
+        assert_eq!((walk(&fs, "etc/three").nlink, walk(&fs, "etc/three").mode), (3, 0o600));
+        assert_eq!(fs.read(walk(&fs, "etc/conf").id, 0, 3).unwrap(), b"key");
+        assert!(chmod(&fs, 0o640).is_err());
+        fs::remove_dir_all(mounted.join("fill")).unwrap();
+        chmod(&fs, 0o640).unwrap();
+        assert_eq!(walk(&fs, "srv/one").nlink, 3);
+        assert!(private.join("upper/etc/three").exists());
+    }
+    disk.detach();
+}
+
+#[test]
+fn a_layer_that_takes_names_leaves_the_rest_counted() {
+    let scratch = Scratch::new("taken");
+    let store = scratch.directory("store");
+    let stack = template(&store);
+    let private = scratch.path().join("p");
+    {
+        let fs = file_system(&store, &stack, Some(&private));
+        let id = walk(&fs, "srv/one").id;
+        fs.change(id, &Change { mode: Some(0o600), ..Change::default() }).unwrap();
+        let srv = walk(&fs, "srv").id;
+        fs.unlink(srv, b"one").unwrap();
+    }
+    let above = store_with(&store, |builder, _| {
+        for name in ["srv/one", "srv/two"] {
+            builder.whiteout(&at(name));
+        }
+    });
+    let stack = stack.extended(above.layers()[0]);
+    let fs = file_system(&store, &stack, Some(&private));
+    // The private layer has them, whatever is below now.
+    assert_eq!(walk(&fs, "srv/two").nlink, 2);
+    assert_eq!(walk(&fs, "etc/three").nlink, 2);
 }

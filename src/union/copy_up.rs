@@ -33,48 +33,63 @@ impl Union {
     /// [`UnionError::ReadOnly`] without a private layer. Nothing half-made stays.
     pub(super) fn own(&self, id: NodeId) -> Result<Arc<Node>, UnionError> {
         self.private()?;
-        let inode = match self.place(id)? {
-            Place::Private(node) => return Ok(node),
+        self.own_place(self.place(id)?)
+    }
+
+    /// As [`Union::own`].
+    pub(super) fn own_place(&self, place: Place) -> Result<Arc<Node>, UnionError> {
+        let inode = match place {
+            Place::Private(node) => {
+                self.finish_names(&node)?;
+                return Ok(node);
+            }
             Place::Tree(inode) => inode,
         };
         if inode.kind == FileKind::Directory {
-            self.own_directory(id)
+            self.own_directory(NodeId::tree(inode.ino))
         } else if self.table.read().removed.contains(&inode.ino) {
             self.own_nameless(&inode)
         } else if inode.nlink > 1 {
             self.own_linked(&inode)
         } else {
-            self.own_named(&inode)
+            self.own_named(&inode, &self.own_directory(NodeId::tree(inode.parent))?)
         }
     }
 
     /// The private directory of `id`, with all that lead to it.
     pub(super) fn own_directory(&self, id: NodeId) -> Result<Arc<Node>, UnionError> {
         self.private()?;
-        let inode = match self.place(id)? {
-            Place::Private(node) if node.kind == FileKind::Directory => return Ok(node),
-            Place::Private(_) => return Err(UnionError::NotDirectory),
-            Place::Tree(inode) => inode,
+        // Up to the first that is private, then down again: no recursion, for a template may be
+        // deeper than a stack.
+        let (mut id, mut missing) = (id, Vec::new());
+        let mut owned = loop {
+            match self.place(id)? {
+                Place::Private(node) if node.kind == FileKind::Directory => break node,
+                Place::Tree(inode) if inode.kind == FileKind::Directory => {
+                    if self.table.read().removed.contains(&inode.ino) {
+                        return Err(UnionError::NoEntry);
+                    }
+                    id = NodeId::tree(inode.parent);
+                    missing.push(inode);
+                }
+                Place::Private(_) | Place::Tree(_) => return Err(UnionError::NotDirectory),
+            }
         };
-        if inode.kind != FileKind::Directory {
-            return Err(UnionError::NotDirectory);
+        while let Some(inode) = missing.pop() {
+            owned = self.own_named(&inode, &owned)?;
         }
-        if self.table.read().removed.contains(&inode.ino) {
-            return Err(UnionError::NoEntry);
-        }
-        self.own_named(&inode)
+        Ok(owned)
     }
 
-    /// Copies up an inode that has one name in the tree, in place.
-    fn own_named(&self, inode: &Inode) -> Result<Arc<Node>, UnionError> {
+    /// Copies up an inode that has one name in the tree, in place: in `parent`.
+    fn own_named(&self, inode: &Inode, parent: &Arc<Node>) -> Result<Arc<Node>, UnionError> {
         let private = self.private()?;
-        let parent = self.own_directory(NodeId::tree(inode.parent))?;
         let name = self.tree.name(inode)?;
-        let mut directory = self.directory(&parent)?;
+        let mut directory = self.directory(parent)?;
         if let Some(node) = self.node(NodeId::tree(inode.ino)) {
             return Ok(node);
         }
-        match self.find(&parent, &directory, name)? {
+        match self.find(parent, &directory, name)? {
             Child::Tree(ino) if ino == inode.ino => {}
             // Somebody removed or replaced the name since the caller saw it.
             Child::Tree(_) | Child::Upper(_) | Child::Absent => {
@@ -87,13 +102,13 @@ impl Union {
         }
         let staged = private.stage(&self.metadata_copy(inode)?)?;
         let status = inode::status(staged.fd())?;
-        let parent_fd = self.descriptor(&parent)?;
+        let parent_fd = self.descriptor(parent)?;
         let fd = keeping_times(&parent_fd, || {
             Ok(staged.commit(&parent_fd, name, RenameFlags::NOREPLACE)?)
         })?;
         let kind = upper_kind(inode.kind);
-        self.note(&parent, &mut directory, name, kind, status.ino)?;
-        self.enter_copy(fd, &status, inode, self.found(&parent, name)?)
+        self.note(parent, &mut directory, name, kind, status.ino)?;
+        self.enter_copy(fd, &status, inode, self.found(parent, name))
     }
 
     /// Copies up a file that lost its last name and is still open.
@@ -102,11 +117,15 @@ impl Union {
             return Err(UnionError::Stale);
         }
         self.room_for_nameless()?;
+        // Found under no name, so nothing but this lock makes it one inode.
+        let _linking = self.linking.lock();
+        if let Some(node) = self.node(NodeId::tree(inode.ino)) {
+            return Ok(node);
+        }
         let fd = self.private()?.stage_nameless(&self.metadata_copy(inode)?)?;
         let status = inode::status(&fd)?;
-        let in_shared_set = self.shared.contains(&self.tree, inode.ino)?;
         let parent = NodeId::tree(inode.parent);
-        let found = Found { parent, parent_origin: None, in_shared_set, name: b"" };
+        let found = Found { parent, parent_origin: None, in_shared_set: false, name: b"" };
         self.enter_copy(fd, &status, inode, found)
     }
 

@@ -107,7 +107,7 @@ impl Union {
         self.note(&parent, &mut directory, name, upper_kind(kind), status.ino)?;
         drop(directory);
         let ino = NodeId::born(status.ino).get();
-        let found = self.found(&parent, name)?;
+        let found = self.found(&parent, name);
         let node = self.enter(fd, &status, kind, None, Content::Private, ino, found)?;
         if self.hold(&node) { self.node_attributes(&node) } else { self.lookup(parent.id(), name) }
     }

@@ -4,7 +4,7 @@
 //! moment all its names follow. Then each name is made in the upper directory too, so that
 //! other readers of the format see it; a cut in between is finished by the next mount.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -17,6 +17,7 @@ use super::{Node, NodeId, Place, Union, UnionError};
 use crate::layer::{FileKind, Inode, TreeIno};
 use crate::private::listing::{UpperKind, read_upper};
 use crate::private::marks::{self, Marks};
+use crate::sys::handle::FileHandle;
 use crate::sys::inode;
 
 fn index_name(ino: TreeIno) -> Vec<u8> {
@@ -45,34 +46,50 @@ impl Union {
     }
 
     /// Enters what an earlier mount left in `index/`, finishing what a cut interrupted.
+    ///
+    /// What cannot be finished now, on a full disk or for damage, is left for later: the rest of
+    /// the root works.
     pub(super) fn finish_links(&self) -> Result<(), UnionError> {
-        let private = self.private()?;
-        for entry in read_upper(private.index())? {
-            let Some(ino) = index_number(&entry.name) else { continue };
-            if ino.get() > self.tree.len() {
-                continue;
-            }
-            let inode = self.tree.inode(ino)?;
-            let fd = inode::open_path(private.index(), &entry.name)?;
-            let status = inode::status(&fd)?;
-            let complete = inode::xattr(&fd, marks::NAMES_COMPLETE)?.is_some();
-            if complete && status.nlink == 1 {
-                // Its last name went, and then the power before the entry could.
-                rustix::fs::unlinkat(private.index(), &*entry.name, AtFlags::empty())?;
-                continue;
-            }
-            let node = self.enter_index(fd, &inode)?;
-            if !complete {
-                self.make_names(&node, &inode)?;
+        for entry in read_upper(self.private()?.index())? {
+            if let Some(ino) = index_number(&entry.name).filter(|ino| ino.get() <= self.tree.len())
+                && let Err(error) = self.finish_link(ino, &entry.name)
+            {
+                let file = self.describe(NodeId::tree(ino));
+                tracing::warn!(%error, ?file, "the names of a hard-linked file are not all made");
             }
         }
         Ok(())
     }
 
+    fn finish_link(&self, ino: TreeIno, name: &[u8]) -> Result<(), UnionError> {
+        let index = self.private()?.index();
+        let fd = inode::open_path(index, name)?;
+        let complete = inode::xattr(&fd, marks::NAMES_COMPLETE)?.is_some();
+        if complete && inode::status(&fd)?.nlink == 1 {
+            // Its last name went, and then the power before the entry could.
+            return Ok(rustix::fs::unlinkat(index, name, AtFlags::empty())?);
+        }
+        let node = self.enter_index(fd, &self.tree.inode(ino)?)?;
+        self.finish_names(&node)
+    }
+
+    /// Makes the names of a hard-linked file that are still missing, or waits for who does.
+    pub(super) fn finish_names(&self, node: &Arc<Node>) -> Result<(), UnionError> {
+        if !node.names_pending.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _linking = self.linking.lock();
+        match node.origin() {
+            Some(origin) if node.names_pending.load(Ordering::Acquire) => {
+                self.make_names(node, &self.tree.inode(origin)?)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn enter_index(&self, fd: OwnedFd, inode: &Inode) -> Result<Arc<Node>, UnionError> {
-        let in_shared_set = self.shared.contains(&self.tree, inode.ino)?;
         let parent = NodeId::tree(inode.parent);
-        let found = Found { parent, parent_origin: None, in_shared_set, name: b"" };
+        let found = Found { parent, parent_origin: None, in_shared_set: false, name: b"" };
         let node = self.adopt(fd, found)?;
         node.names_pending.store(
             inode::xattr(&*self.descriptor(&node)?, marks::NAMES_COMPLETE)?.is_none(),
@@ -81,13 +98,18 @@ impl Union {
         Ok(node)
     }
 
-    /// Whether `index/` answers for tree file `ino` with host inode `host_ino`.
-    pub(super) fn is_indexed(&self, ino: TreeIno, host_ino: u64) -> Result<bool, UnionError> {
-        if self.tree.inode(ino)?.nlink < 2 {
+    /// Whether `index/` answers for tree file `ino` with the host inode of `status`.
+    pub(super) fn is_indexed(
+        &self,
+        ino: TreeIno,
+        status: &inode::Status,
+    ) -> Result<bool, UnionError> {
+        // Not by the tree alone: a layer added since may have taken all names but one.
+        if status.nlink < 2 && self.tree.inode(ino)?.nlink < 2 {
             return Ok(false);
         }
         match inode::open_path(self.private()?.index(), &index_name(ino)) {
-            Ok(fd) => Ok(inode::status(&fd)?.ino == host_ino),
+            Ok(fd) => Ok(inode::status(&fd)?.ino == status.ino),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
@@ -106,7 +128,11 @@ impl Union {
                 continue;
             }
             let parent_fd = self.descriptor(&parent)?;
-            keeping_times(&parent_fd, || Ok(inode::link(&fd, &parent_fd, &name)?))?;
+            match keeping_times(&parent_fd, || Ok(inode::link(&fd, &parent_fd, &name)?)) {
+                // The host allows no more names: for the rest the tree goes on answering.
+                Err(UnionError::Host(Errno::MLINK)) => return Ok(()),
+                made => made?,
+            }
             self.note(&parent, &mut directory, &name, UpperKind::Other, node.host_ino)?;
         }
         if inode.kind == FileKind::Regular {
@@ -120,21 +146,42 @@ impl Union {
 
     /// The number under which tree directory `ino` is in the merged view, if it is.
     fn present(&self, ino: TreeIno) -> Result<Option<NodeId>, UnionError> {
-        let id = NodeId::tree(ino);
-        if ino == TreeIno::ROOT {
-            return Ok(Some(id));
+        // Up to the first that is known, then down again: no recursion, for a template may be
+        // deeper than a stack.
+        let (mut at, mut unknown) = (ino, Vec::new());
+        let mut found = loop {
+            let id = NodeId::tree(at);
+            if at == TreeIno::ROOT {
+                break Some(id);
+            }
+            if self.table.read().removed.contains(&at) {
+                break None;
+            }
+            if self.node(id).is_some() {
+                break self.known(at);
+            }
+            let inode = self.tree.inode(at)?;
+            at = inode.parent;
+            unknown.push(inode);
+        };
+        while let Some(inode) = unknown.pop() {
+            found = self.present_in(found, &inode)?;
         }
-        if let Some(node) = self.node(id) {
-            return Ok((!node.is_unlinked() && node.origin() == Some(ino)).then_some(id));
-        }
-        if self.table.read().removed.contains(&ino) {
-            return Ok(None);
-        }
-        let inode = self.tree.inode(ino)?;
-        if let Some(parent) = self.present(inode.parent)? {
-            match self.child(parent, self.tree.name(&inode)?) {
-                Ok(Place::Tree(found)) if found.ino == ino => return Ok(Some(id)),
-                Ok(Place::Private(node)) if node.origin() == Some(ino) => {
+        Ok(found)
+    }
+
+    /// [`Union::present`] of `inode`, whose parent in the tree is at `parent`.
+    fn present_in(
+        &self,
+        parent: Option<NodeId>,
+        inode: &Inode,
+    ) -> Result<Option<NodeId>, UnionError> {
+        if let Some(parent) = parent {
+            match self.child(parent, self.tree.name(inode)?) {
+                Ok(Place::Tree(found)) if found.ino == inode.ino => {
+                    return Ok(Some(NodeId::tree(inode.ino)));
+                }
+                Ok(Place::Private(node)) if node.origin() == Some(inode.ino) => {
                     return Ok(Some(node.id()));
                 }
                 Ok(_) | Err(UnionError::NoEntry | UnionError::NotDirectory) => {}
@@ -142,24 +189,39 @@ impl Union {
             }
         }
         // Not at its place: an earlier mount moved or removed it.
-        if !self.moved_found.swap(true, Ordering::AcqRel) {
-            let upper = inode::open_path(self.private()?.upper(), b".")?;
-            self.find_moved(&upper)?;
+        if !self.moved_found.load(Ordering::Acquire) {
+            self.find_moved()?;
+            self.moved_found.store(true, Ordering::Release);
         }
-        let node = self.node(id);
-        Ok(node.filter(|node| !node.is_unlinked() && node.origin() == Some(ino)).map(|_| id))
+        Ok(self.known(inode.ino))
     }
 
-    /// Enters every directory below `dir` that carries a redirect.
-    fn find_moved(&self, dir: &OwnedFd) -> Result<(), UnionError> {
-        for entry in read_upper(dir)? {
-            if entry.kind != UpperKind::Directory {
-                continue;
-            }
-            let fd = inode::open_path(dir, &entry.name)?;
-            self.find_moved(&fd)?;
-            let marks = Marks::read(&fd)?;
-            if marks.redirect.is_some() && marks.origin.is_some() {
+    /// The number of tree directory `ino`, if it was copied up and has a name.
+    fn known(&self, ino: TreeIno) -> Option<NodeId> {
+        let node = self.node(NodeId::tree(ino))?;
+        (!node.is_unlinked() && node.origin() == Some(ino)).then(|| node.id())
+    }
+
+    /// Enters every directory of the upper layer that carries a redirect.
+    ///
+    /// What is still to be searched is kept as handles: a container may make directories as deep
+    /// and as many as it likes.
+    fn find_moved(&self) -> Result<(), UnionError> {
+        let upper = self.private()?.upper();
+        let mut left = vec![Unsearched::of(inode::open_path(upper, b".")?)];
+        while let Some(dir) = left.pop() {
+            let dir = dir.open(upper)?;
+            for entry in read_upper(&dir)? {
+                if entry.kind != UpperKind::Directory {
+                    continue;
+                }
+                let fd = inode::open_path(&dir, &entry.name)?;
+                let marks = Marks::read(&fd)?;
+                if marks.redirect.is_none() || marks.origin.is_none() {
+                    left.push(Unsearched::of(fd));
+                    continue;
+                }
+                left.push(Unsearched::of(inode::open_path(&fd, b".")?));
                 let found = Found {
                     parent: NodeId::ROOT,
                     parent_origin: None,
@@ -184,5 +246,28 @@ impl Union {
             }
         }
         Ok(())
+    }
+}
+
+/// A directory of the upper layer that is still to be searched.
+enum Unsearched {
+    Handle(FileHandle),
+    /// On a host without handles.
+    Open(OwnedFd),
+}
+
+impl Unsearched {
+    fn of(fd: OwnedFd) -> Self {
+        match FileHandle::of(&fd) {
+            Ok(handle) => Self::Handle(handle),
+            Err(_) => Self::Open(fd),
+        }
+    }
+
+    fn open(self, mount: impl AsFd) -> Result<OwnedFd, Errno> {
+        match self {
+            Self::Handle(handle) => handle.open(mount),
+            Self::Open(fd) => Ok(fd),
+        }
     }
 }

@@ -127,7 +127,7 @@ impl Union {
                 let (attributes, kind) = match source {
                     Source::Tree(ino) => (self.attributes(NodeId::tree(*ino)), ListedKind::Tree),
                     Source::Upper(upper) => {
-                        let found = self.found(node, name)?;
+                        let found = self.found(node, name);
                         let child = self.upper_node(node, *upper, found);
                         (child.and_then(|n| self.node_attributes(&n)), ListedKind::Private)
                     }

@@ -38,6 +38,7 @@ pub(super) enum Child {
 pub(super) struct Found<'a> {
     pub(super) parent: NodeId,
     pub(super) parent_origin: Option<TreeIno>,
+    /// Of a directory without an origin.
     pub(super) in_shared_set: bool,
     pub(super) name: &'a [u8],
 }
@@ -210,7 +211,7 @@ impl Union {
                             drop(directory);
                             return self.tree_place(ino);
                         }
-                        Child::Upper(upper) => (upper, self.found(&node, name)?),
+                        Child::Upper(upper) => (upper, self.found(&node, name)),
                     }
                 };
                 Ok(Place::Private(self.upper_node(&node, upper, found)?))
@@ -288,13 +289,10 @@ impl Union {
         Ok(Place::Tree(inode))
     }
 
-    pub(super) fn found<'a>(&self, parent: &Node, name: &'a [u8]) -> Result<Found<'a>, UnionError> {
-        let origin = parent.origin();
-        let in_shared_set = match origin {
-            Some(origin) => self.shared.contains(&self.tree, origin)?,
-            None => parent.in_shared_set,
-        };
-        Ok(Found { parent: parent.id(), parent_origin: origin, in_shared_set, name })
+    /// Where `name` was found: in `parent`.
+    pub(super) fn found<'a>(&self, parent: &Node, name: &'a [u8]) -> Found<'a> {
+        let (parent_origin, in_shared_set) = (parent.origin(), parent.in_shared_set);
+        Found { parent: parent.id(), parent_origin, in_shared_set, name }
     }
 
     /// The node of an upper entry, read from the host if it is not known.
@@ -356,8 +354,14 @@ impl Union {
     ) -> Result<Arc<Node>, UnionError> {
         let handle = FileHandle::of(&fd).ok();
         let indexed = match origin {
-            Some(origin) if kind != FileKind::Directory => self.is_indexed(origin, status.ino)?,
+            Some(origin) if kind != FileKind::Directory => self.is_indexed(origin, status)?,
             _ => false,
+        };
+        // What has an origin goes by the tree; a long way up in a deep one.
+        let in_shared_set = match (origin, found.parent_origin) {
+            (Some(_), _) => false,
+            (None, Some(parent)) => self.shared.contains(&self.tree, parent)?,
+            (None, None) => found.in_shared_set,
         };
         let fd = Arc::new(fd);
         let pinned = handle.is_none().then(|| Pinned::named(Arc::clone(&fd)));
@@ -397,7 +401,7 @@ impl Union {
             last_status: Mutex::default(),
             parent: AtomicU64::new(found.parent.get()),
             names_pending: AtomicBool::new(false),
-            in_shared_set: found.in_shared_set,
+            in_shared_set,
             maybe_written: AtomicBool::new(false),
             cache_stale: AtomicBool::new(false),
             shaped: AtomicU64::new(1),
@@ -550,12 +554,8 @@ impl Union {
             self.dress_root(&fd)?;
         }
         let status = inode::status(&fd)?;
-        let found = Found {
-            parent: NodeId::ROOT,
-            parent_origin: None,
-            in_shared_set: self.shared.contains(&self.tree, TreeIno::ROOT)?,
-            name: b"",
-        };
+        let found =
+            Found { parent: NodeId::ROOT, parent_origin: None, in_shared_set: false, name: b"" };
         let ino = u64::from(TreeIno::ROOT.get());
         let origin = Some(TreeIno::ROOT);
         self.enter(fd, &status, FileKind::Directory, origin, Content::Private, ino, found)?;

@@ -48,7 +48,7 @@ impl Union {
                     return Err(UnionError::IsDirectory);
                 }
                 self.room_for_nameless()?;
-                let node = self.upper_node(&parent, upper, self.found(&parent, name)?)?;
+                let node = self.upper_node(&parent, upper, self.found(&parent, name))?;
                 let fd = self.descriptor(&node)?;
                 if self.below(&parent, name)?.is_some() {
                     private.replace_with_whiteout(&parent_fd, name, false)?;
@@ -93,7 +93,7 @@ impl Union {
                     return Err(UnionError::NotDirectory);
                 }
                 self.room_for_nameless()?;
-                let node = self.upper_node(&parent, upper, self.found(&parent, name)?)?;
+                let node = self.upper_node(&parent, upper, self.found(&parent, name))?;
                 let fd = self.descriptor(&node)?;
                 self.empty_out(&node)?;
                 if self.below(&parent, name)?.is_some() {
@@ -116,13 +116,10 @@ impl Union {
     /// Copies up a tree file with several names before one of them goes, so that the others
     /// count right and keep their inode.
     pub(super) fn own_if_linked(&self, parent: NodeId, name: &[u8]) -> Result<(), UnionError> {
-        if let Place::Tree(inode) = self.child(parent, name)?
-            && inode.nlink > 1
-            && inode.kind != FileKind::Directory
-        {
-            self.own(NodeId::tree(inode.ino))?;
+        match self.child(parent, name)? {
+            Place::Tree(inode) if inode.nlink < 2 || inode.kind == FileKind::Directory => Ok(()),
+            place @ (Place::Tree(_) | Place::Private(_)) => self.own_place(place).map(drop),
         }
-        Ok(())
     }
 
     /// Brings the bookkeeping of a file up to date after one of its names went.

@@ -47,6 +47,7 @@ impl Union {
                 if Arc::ptr_eq(&node, &source) {
                     return Ok(None);
                 }
+                self.finish_names(&node)?;
                 Some(node)
             }
             Ok(Place::Tree(_)) if exchange => Some(self.own_child(new_parent, new_name)?),
@@ -79,10 +80,7 @@ impl Union {
 
     /// The private inode behind a name; a shared one is copied up without its data.
     fn own_child(&self, parent: NodeId, name: &[u8]) -> Result<Arc<Node>, UnionError> {
-        match self.child(parent, name)? {
-            Place::Private(node) => Ok(node),
-            Place::Tree(inode) => self.own(NodeId::tree(inode.ino)),
-        }
+        self.own_place(self.child(parent, name)?)
     }
 
     /// Locks the names of both directories, in the order of their numbers; one if they are one.
@@ -137,7 +135,7 @@ impl Union {
             Child::Absent => None,
             Child::Tree(ino) => Some(Place::Tree(self.tree.inode(ino)?)),
             Child::Upper(upper) => {
-                let found = self.found(to.node, new_name)?;
+                let found = self.found(to.node, new_name);
                 Some(Place::Private(self.upper_node(to.node, upper, found)?))
             }
         };
