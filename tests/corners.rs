@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use mica::fs::{Caller, FileSystem};
+use mica::fs::{Caller, FileSystem, How, OpenRequest};
 use mica::layer::Stack;
 use mica::union::{Attributes, Change, NewEntry, NodeId, SetTime};
 use rustix::fs::RenameFlags;
@@ -309,4 +309,105 @@ fn a_layer_that_takes_names_leaves_the_rest_counted() {
     // The private layer has them, whatever is below now.
     assert_eq!(walk(&fs, "srv/two").nlink, 2);
     assert_eq!(walk(&fs, "etc/three").nlink, 2);
+}
+
+const READ: OpenRequest =
+    OpenRequest { write: false, truncate: false, execute: false, durable: false };
+const WRITE: OpenRequest = OpenRequest { write: true, ..READ };
+
+#[test]
+fn a_copy_up_holds_up_nobody_who_reads() {
+    let scratch = Scratch::new("readers");
+    let (store, stack) = blob_store(&scratch);
+    let private = scratch.path().join("p");
+    let fs = file_system(&store, &stack, Some(&private));
+    let id = walk(&fs, "etc/blob").id;
+    let upper = private.join("upper/etc/blob");
+    let mark = "trusted.overlay.metacopy";
+    in_a_copy_up(&fs, id, &upper, || {
+        let opened = fs.open(id, READ, ROOT).unwrap();
+        assert_eq!(fs.read(id, 8 * 1000, 8).unwrap(), 1000u64.to_le_bytes());
+        fs.close(opened.handle).unwrap();
+        let still = rustix::fs::getxattr(&upper, mark, &mut [0; 8][..]);
+        assert!(still.is_ok(), "the copy-up was over before the reader was");
+    });
+}
+
+#[test]
+fn what_is_opened_while_it_is_removed_can_be_read_or_is_not_opened() {
+    const FILES: usize = 200;
+    let scratch = Scratch::new("removed");
+    let store = scratch.directory("store");
+    let stack = store_with(&store, |builder, staging| {
+        for number in 0..FILES {
+            builder.put(&at(&format!("etc/{number}")), regular(staging, 0o644, b"x")).unwrap();
+        }
+    });
+    let fs = file_system(&store, &stack, Some(&scratch.path().join("p")));
+    let etc = walk(&fs, "etc").id;
+    let ids: Vec<NodeId> = (0..FILES)
+        .map(|number| {
+            let id = walk(&fs, &format!("etc/{number}")).id;
+            fs.set_size(id, 0, ROOT).unwrap();
+            let opened = fs.open(id, WRITE, ROOT).unwrap();
+            fs.write(id, 0, b"ours", None).unwrap();
+            fs.close(opened.handle).unwrap();
+            id
+        })
+        .collect();
+    let together = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..FILES {
+                together.wait();
+                fs.unlink(etc, number.to_string().as_bytes()).unwrap();
+            }
+        });
+        for id in &ids {
+            together.wait();
+            let Ok(opened) = fs.open(*id, READ, ROOT) else { continue };
+            assert_eq!(fs.read(*id, 0, 9).unwrap(), b"ours");
+            fs.close(opened.handle).unwrap();
+        }
+    });
+    // Removed and closed: what opens it now must be told at once, not at the first read.
+    for id in ids {
+        assert!(fs.open(id, READ, ROOT).is_err());
+    }
+}
+
+#[test]
+fn files_opened_while_the_kernel_refuses_passthrough_are_all_served() {
+    let scratch = Scratch::new("refused");
+    let store = scratch.directory("store");
+    let stack = template(&store);
+    let fs = file_system(&store, &stack, Some(&scratch.path().join("p")));
+    fs.allow_passthrough();
+    let id = walk(&fs, "usr/bin/tool").id;
+    let opened: Vec<_> = (0..3).map(|_| fs.open(id, READ, ROOT).unwrap()).collect();
+    for file in &opened {
+        assert!(matches!(file.how, How::Passthrough(_)));
+        fs.demote(file.handle).unwrap();
+    }
+    let writer = fs.open(id, WRITE, ROOT).unwrap();
+    assert!(matches!(writer.how, How::Cached { .. }));
+    for file in opened.into_iter().chain([writer]) {
+        fs.close(file.handle).unwrap();
+    }
+}
+
+#[test]
+fn a_removed_file_that_others_read_is_not_copied_for_a_writer_who_cannot_have_it() {
+    let scratch = Scratch::new("nameless");
+    let store = scratch.directory("store");
+    let stack = template(&store);
+    let fs = file_system(&store, &stack, Some(&scratch.path().join("p")));
+    fs.allow_passthrough();
+    let (bin, id) = (walk(&fs, "usr/bin").id, walk(&fs, "usr/bin/big").id);
+    let reader = fs.open(id, READ, ROOT).unwrap();
+    fs.unlink(bin, b"big").unwrap();
+    // As open("/proc/self/fd/N", O_WRONLY) does.
+    assert!(fs.open(id, WRITE, ROOT).is_err());
+    assert_eq!(fs.statistics().copy_ups, 0);
+    fs.close(reader.handle).unwrap();
 }

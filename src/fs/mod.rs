@@ -63,7 +63,7 @@ pub enum Notice {
 pub struct FileSystem {
     union: Union,
     passthrough: AtomicBool,
-    counters: Counters,
+    counters: Arc<Counters>,
     inodes: Mutex<HashMap<NodeId, Arc<OpenInode>>>,
     /// Open inodes that keep files to serve requests from, by the time they got the first.
     served: Mutex<LruCache<NodeId, Weak<OpenInode>>>,
@@ -76,9 +76,9 @@ impl FileSystem {
     /// Serves `union`; opens are cached until [`FileSystem::allow_passthrough`].
     pub fn new(union: Union) -> Arc<Self> {
         Arc::new(Self {
+            counters: Arc::clone(union.counters()),
             union,
             passthrough: AtomicBool::new(false),
-            counters: Counters::default(),
             inodes: Mutex::default(),
             served: Mutex::new(LruCache::new(share_of_descriptors(16, SERVED))),
             files: Mutex::default(),

@@ -116,11 +116,8 @@ impl FileSystem {
 
     /// Lets go of a removed inode that nobody has open.
     fn after_removal(&self, removed: Option<Removed>) {
-        if let Some(removed) = removed
-            && removed.last
-            && !self.is_open(removed.id)
-        {
-            self.went_back(self.union.closed(removed.id));
+        if let Some(removed) = removed.filter(|removed| removed.last) {
+            self.closing(removed.id, |_| {});
         }
     }
 

@@ -1,17 +1,18 @@
 //! Open files: shared or coherent, and the step from one content to the next.
 //!
-//! The kernel allows one way of opening per inode at a time. `OpenInode` holds which one;
-//! its lock is the only lock held while content is copied up.
+//! The kernel allows one way of opening per inode at a time. `OpenInode` holds which one. Its
+//! lock is not held while content is copied up: others go on opening, reading and closing.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::OFlags;
 
 use super::{Caller, FileSystem, FsError, Notice};
 use crate::object::{ObjectFile, ObjectId};
+use crate::sys::copy::Copied;
 use crate::union::{Bytes, Node, NodeId, ObjectContent};
 
 /// An open file, as the kernel is told to call it.
@@ -85,9 +86,10 @@ enum WriteHow {
     Cached,
 }
 
+#[derive(Clone, Copy)]
 pub(super) struct OpenFile {
-    pub(super) id: NodeId,
-    pub(super) passthrough: bool,
+    id: NodeId,
+    passthrough: bool,
     write: bool,
     execute: bool,
 }
@@ -102,13 +104,30 @@ pub(super) struct OpenInode {
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     passthrough: u32,
     cached: u32,
+    /// Of either kind.
+    writers: u32,
     passthrough_writers: u32,
     executing: u32,
     /// What the passthrough opens are backed by.
     backing: Option<Backing>,
+}
+
+impl State {
+    fn is_idle(&self) -> bool {
+        self.passthrough == 0 && self.cached == 0
+    }
+
+    /// Notes that a file is open in passthrough no more.
+    fn leave_passthrough(&mut self, file: &OpenFile) {
+        self.passthrough = self.passthrough.saturating_sub(1);
+        self.passthrough_writers = self.passthrough_writers.saturating_sub(u32::from(file.write));
+        if self.passthrough == 0 {
+            self.backing = None;
+        }
+    }
 }
 
 /// Files that requests are served from, opened on first use.
@@ -160,23 +179,20 @@ impl FileSystem {
 
     fn open_inode(
         &self,
-        inode: &Arc<OpenInode>,
+        inode: &OpenInode,
         id: NodeId,
         request: OpenRequest,
         caller: Caller,
     ) -> Result<Opened, FsError> {
-        let mut state = inode.state.lock();
-        if self.union.is_superseded(id) {
-            return Err(FsError::Renumbered);
-        }
-        // For a writer the kernel refuses before it asks; an O_RDONLY|O_TRUNC open it refuses
-        // only after the truncation that FUSE_ATOMIC_O_TRUNC makes ours (fs/namei.c, do_open).
-        if request.truncate && !request.write && state.executing > 0 {
-            return Err(FsError::Executing);
-        }
-        let (how, node) = if request.write || request.truncate {
+        let (mut state, how, node) = if request.write || request.truncate {
             let keep = if request.truncate { 0 } else { u64::MAX };
-            let node = self.private_content(&mut state, id, keep)?;
+            let (state, node) = self.own_content(inode, id, keep, |state| {
+                // For a writer the kernel refuses before it asks; an O_RDONLY|O_TRUNC open it
+                // refuses only after the truncation that FUSE_ATOMIC_O_TRUNC makes ours
+                // (fs/namei.c, do_open).
+                let runs = request.truncate && !request.write && state.executing > 0;
+                if runs { Err(FsError::Executing) } else { Ok(()) }
+            })?;
             if request.truncate {
                 self.truncate_private(&node, 0, caller)?;
             }
@@ -188,9 +204,14 @@ impl FileSystem {
                 WriteHow::Private => How::Passthrough(Backing::Private(id)),
                 WriteHow::Cached => How::Cached { keep_cache: !node.take_cache_stale() },
             };
-            (how, Some(node))
+            (state, how, Some(node))
         } else {
-            (self.read_how(&state, id)?, self.union.node(id))
+            let state = inode.state.lock();
+            if self.union.is_superseded(id) {
+                return Err(FsError::Renumbered);
+            }
+            let how = self.read_how(&state, id)?;
+            (state, how, self.union.node(id))
         };
         let mut after = None;
         let passthrough = match how {
@@ -206,6 +227,7 @@ impl FileSystem {
                 false
             }
         };
+        state.writers += u32::from(request.write);
         if passthrough && request.write {
             state.passthrough_writers += 1;
             if let Some(node) = &node {
@@ -269,30 +291,56 @@ impl FileSystem {
         }
     }
 
-    /// Makes the content of `id` private before the first write, keeping `keep` bytes.
+    /// Makes the content of `id` private before a write, keeping `keep` bytes, and holds the
+    /// open state from then on. `allow` is asked under it before anything is changed.
     ///
     /// Descriptors that read the object in the kernel go on reading it: then the inode goes
     /// on under a new number and the writer is sent there.
-    fn private_content(
+    fn own_content<'a>(
         &self,
-        state: &mut State,
+        inode: &'a OpenInode,
         id: NodeId,
         keep: u64,
-    ) -> Result<Arc<Node>, FsError> {
-        let object = match (self.union.bytes(id)?, state.backing) {
-            // Descriptors here still read an object: nobody may write beside them.
-            (Bytes::Private(_), Some(Backing::Object(object))) => object,
-            (Bytes::Private(node), _) => return Ok(node),
-            (Bytes::Object(object), _) => object,
-        };
-        let mtime = self.union.attributes(id)?.mtime;
-        let node = self.union.own_content(id, keep)?;
-        self.counters.copy_ups.hit();
-        if state.passthrough > 0 {
-            self.supersede(id, object, mtime);
-            return Err(FsError::Renumbered);
+        allow: impl Fn(&State) -> Result<(), FsError>,
+    ) -> Result<(MutexGuard<'a, State>, Arc<Node>), FsError> {
+        let mut mtime = None;
+        loop {
+            let state = inode.state.lock();
+            if self.union.is_superseded(id) {
+                return Err(FsError::Renumbered);
+            }
+            allow(&state)?;
+            match (self.union.bytes(id)?, state.backing) {
+                // Descriptors here still read an object: nobody may write beside them.
+                (Bytes::Private(_), Some(Backing::Object(object))) => {
+                    let mtime = match mtime {
+                        Some(mtime) => mtime,
+                        None => self.union.attributes(id)?.mtime,
+                    };
+                    self.supersede(id, object, mtime);
+                    return Err(FsError::Renumbered);
+                }
+                (Bytes::Private(node), _) => return Ok((state, node)),
+                // Nor is there a name under which the writer could find the new number.
+                (Bytes::Object(_), Some(_)) if !self.union.has_name(id)? => {
+                    return Err(FsError::Renumbered);
+                }
+                (Bytes::Object(_), _) => {
+                    mtime = Some(self.union.attributes(id)?.mtime);
+                    drop(state);
+                    self.count_copy_up(self.union.own_content(id, keep)?);
+                }
+            }
         }
-        Ok(node)
+    }
+
+    fn count_copy_up(&self, copied: Option<Copied>) {
+        match copied {
+            None => return,
+            Some(Copied::Reflinked) => self.counters.copy_ups_reflinked.hit(),
+            Some(Copied::Copied { bytes }) => self.counters.copy_up_bytes.add(bytes),
+        }
+        self.counters.copy_ups.hit();
     }
 
     fn supersede(&self, id: NodeId, object: ObjectContent, mtime: (i64, u32)) {
@@ -314,45 +362,33 @@ impl FileSystem {
     /// [`FsError::Renumbered`] as for [`FileSystem::open`].
     pub fn set_size(&self, id: NodeId, size: u64, caller: Caller) -> Result<(), FsError> {
         let inode = self.inode(id);
-        let done = {
-            let mut state = inode.state.lock();
-            if self.union.is_superseded(id) {
-                Err(FsError::Renumbered)
-            } else {
-                self.private_content(&mut state, id, size)
-                    .and_then(|node| self.truncate_private(&node, size, caller))
-            }
-        };
+        let done = self
+            .own_content(&inode, id, size, |_| Ok(()))
+            .and_then(|(_state, node)| self.truncate_private(&node, size, caller));
         self.let_go(id, &inode);
         done
     }
 
     /// The kernel could not register the backing file: serves the open file from here.
     ///
+    /// Whoever asks the kernel must answer all open files of an inode alike.
+    ///
     /// # Errors
-    /// [`FsError::Host`] (`EIO`) if other files of the inode are open in passthrough.
+    /// [`FsError::BadHandle`].
     pub fn demote(&self, handle: Handle) -> Result<(), FsError> {
-        let id = {
+        let file = {
             let mut files = self.files.lock();
             let file = files.get_mut(&handle.0).ok_or(FsError::BadHandle)?;
             file.passthrough = false;
-            file.id
+            *file
         };
-        let inode = self.inode(id);
-        let others = {
+        let inode = self.inode(file.id);
+        {
             let mut state = inode.state.lock();
-            state.passthrough = state.passthrough.saturating_sub(1);
+            state.leave_passthrough(&file);
             state.cached += 1;
-            if state.passthrough == 0 {
-                state.backing = None;
-                state.passthrough_writers = 0;
-            }
-            state.passthrough > 0
-        };
-        self.let_go(id, &inode);
-        if others {
-            return Err(FsError::Host(rustix::io::Errno::IO));
         }
+        self.let_go(file.id, &inode);
         self.counters.passthrough_refused.hit();
         Ok(())
     }
@@ -363,40 +399,34 @@ impl FileSystem {
     /// [`FsError::BadHandle`].
     pub fn close(&self, handle: Handle) -> Result<(), FsError> {
         let file = self.files.lock().remove(&handle.0).ok_or(FsError::BadHandle)?;
-        let inode = self.inode(file.id);
-        let last = {
-            let mut state = inode.state.lock();
+        self.closing(file.id, |state| {
             state.executing = state.executing.saturating_sub(u32::from(file.execute));
+            state.writers = state.writers.saturating_sub(u32::from(file.write));
             if file.passthrough {
-                state.passthrough = state.passthrough.saturating_sub(1);
-                if file.write {
-                    state.passthrough_writers = state.passthrough_writers.saturating_sub(1);
-                }
-                if state.passthrough == 0 {
-                    state.backing = None;
-                }
+                state.leave_passthrough(&file);
             } else {
                 state.cached = state.cached.saturating_sub(1);
             }
-            state.passthrough == 0 && state.cached == 0
-        };
-        self.let_go(file.id, &inode);
-        if last {
-            self.went_back(self.union.closed(file.id));
-        }
+        });
         Ok(())
     }
 
-    /// True if `id` has open files.
-    pub(super) fn is_open(&self, id: NodeId) -> bool {
-        self.inode_if_open(id).is_some_and(|inode| {
-            inode.state.try_lock().is_none_or(|state| state.passthrough > 0 || state.cached > 0)
-        })
+    /// Lets go of `id` if it has no open files after `change`; no open can come in between.
+    pub(super) fn closing(&self, id: NodeId, change: impl FnOnce(&mut State)) {
+        let inode = self.inode(id);
+        {
+            let mut state = inode.state.lock();
+            change(&mut state);
+            if state.is_idle() {
+                self.went_back(self.union.closed(id));
+            }
+        }
+        self.let_go(id, &inode);
     }
 
     /// True if a descriptor of `id` may write.
     pub(super) fn is_open_for_writing(&self, id: NodeId) -> bool {
-        self.files.lock().values().any(|file| file.id == id && file.write)
+        self.inode_if_open(id).is_some_and(|inode| inode.state.lock().writers > 0)
     }
 
     /// The open state of `id`; every call is paired with one of `let_go`.
@@ -418,10 +448,7 @@ impl FileSystem {
             return;
         }
         // Only glances hold this lock now: whoever changes the state is counted in `users`.
-        let idle = {
-            let state = inode.state.lock();
-            state.passthrough == 0 && state.cached == 0
-        };
+        let idle = inode.state.lock().is_idle();
         if idle {
             inodes.remove(&id);
             self.served.lock().pop(&id);

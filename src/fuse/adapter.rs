@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -18,14 +18,14 @@ use fuser::{
 };
 use rustix::fs::{FallocateFlags, XattrFlags};
 
-use super::backing::Backings;
+use super::backing::{Acquired, Backings};
 use super::convert::{
     FOREVER, attribute_ttl, decode_device, errno, file_type, lookup_ttl, named, negative, set_time,
     shown,
 };
 use crate::fs::{Caller, FileSystem, FsError, Handle, How, OpenRequest, Opened, Sought};
 use crate::telemetry::RequestKind;
-use crate::union::{Attributes, Change, ListedKind, NewEntry, NodeId};
+use crate::union::{Attributes, Change, ListedKind, NewEntry, NodeId, UnionError};
 
 /// Largest request the kernel may send or ask for, in bytes.
 const MAX_WRITE_BYTES: u32 = 1 << 20;
@@ -88,12 +88,6 @@ impl<'a> From<(INodeNo, &'a OsStr)> for At<'a> {
     }
 }
 
-/// Why a passthrough open has no registration.
-enum Refusal {
-    Fs(FsError),
-    Kernel(io::Error),
-}
-
 impl Adapter {
     pub(super) fn new(fs: Arc<FileSystem>, want_passthrough: bool) -> Self {
         Self { fs, backings: Backings::new(), want_passthrough }
@@ -113,6 +107,9 @@ impl Adapter {
         let number = error.errno();
         if number == rustix::io::Errno::IO {
             self.fs.counters().io_errors.hit();
+            if matches!(error, FsError::Union(UnionError::Object(_))) {
+                self.fs.counters().object_faults.hit();
+            }
             let file = match at {
                 At::Inode(id) => self.fs.describe(id),
                 At::Name(dir, name) => self.fs.describe(dir).join(OsStr::from_bytes(name)),
@@ -169,15 +166,11 @@ impl Adapter {
     ) -> Result<Option<Arc<BackingId>>, FsError> {
         let How::Passthrough(backing) = opened.how else { return Ok(None) };
         let counters = self.fs.counters();
-        let acquired = self.backings.acquire(opened.handle, id, backing, counters, || {
-            let file = self.fs.open_backing(backing).map_err(Refusal::Fs)?;
-            register(file.as_fd()).map_err(Refusal::Kernel)
-        });
-        match acquired {
-            Ok(registered) => Ok(Some(registered)),
-            Err(Refusal::Fs(error)) => Err(error),
-            Err(Refusal::Kernel(error)) => {
-                if counters.passthrough_refused.get() == 0 {
+        let open = || self.fs.open_backing(backing);
+        match self.backings.acquire(opened.handle, id, backing, counters, open, register)? {
+            Acquired::Registered(registered) => Ok(Some(registered)),
+            Acquired::Refused(error) => {
+                if let Some(error) = error.filter(|_| counters.passthrough_refused.get() == 0) {
                     tracing::warn!(%error, "the kernel refuses passthrough: memory is not shared");
                 }
                 self.fs.demote(opened.handle)?;

@@ -4,14 +4,16 @@
 //! open file uses the registration: the kernel wants the same one for all of an inode.
 
 use std::collections::HashMap;
+use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 
 use fuser::BackingId;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::fs::{Backing, Handle};
+use crate::fs::{Backing, BackingFile, Handle};
 use crate::object::ObjectId;
 use crate::telemetry::Counters;
 use crate::union::NodeId;
@@ -31,10 +33,27 @@ pub(super) struct Backings {
     table: Mutex<Table>,
 }
 
+/// How an open file of the mount is answered for.
+pub(super) enum Acquired {
+    /// With this registration.
+    Registered(Arc<BackingId>),
+    /// Without: the kernel refused it, for this file or for one opened just before.
+    Refused(Option<io::Error>),
+}
+
 struct Table {
     objects: LruCache<ObjectId, Arc<BackingId>>,
-    inodes: HashMap<NodeId, (Key, Weak<BackingId>)>,
-    files: HashMap<Handle, (NodeId, Arc<BackingId>)>,
+    inodes: HashMap<NodeId, OfInode>,
+    /// `None`: refused.
+    files: HashMap<Handle, (NodeId, Option<Arc<BackingId>>)>,
+}
+
+/// What open files of one inode have been answered with. The kernel takes passthrough for all of
+/// them or for none.
+enum OfInode {
+    Registered(Key, Weak<BackingId>),
+    /// So many open files were refused.
+    Refused(u32),
 }
 
 impl Backings {
@@ -48,45 +67,44 @@ impl Backings {
     /// The registration that an open file of `id` is answered with.
     ///
     /// # Errors
-    /// What `register` said.
+    /// What `open` said, which opens the file to register.
     pub(super) fn acquire<E>(
         &self,
         handle: Handle,
         id: NodeId,
         backing: Backing,
         counters: &Counters,
-        register: impl FnOnce() -> Result<BackingId, E>,
-    ) -> Result<Arc<BackingId>, E> {
+        open: impl FnOnce() -> Result<BackingFile, E>,
+        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
+    ) -> Result<Acquired, E> {
         let key = match backing {
             Backing::Object(object) => Key::Object(object.id),
             Backing::Private(_) => Key::Private,
         };
+        if let Some(known) = self.table.lock().known(handle, id, key) {
+            return Ok(known);
+        }
+        // A disk that is slow to open a file holds up nobody else.
+        let file = open()?;
         let mut table = self.table.lock();
-        let of_inode = match table.inodes.get(&id) {
-            Some((known, weak)) if *known == key => weak.upgrade(),
-            Some(_) | None => None,
-        };
-        let known = match (of_inode, key) {
-            (Some(known), _) => Some(known),
-            (None, Key::Object(object)) => table.objects.get(&object).cloned(),
-            (None, Key::Private) => None,
-        };
-        let registered = match known {
-            Some(registered) => registered,
-            None => {
-                let fresh = Arc::new(register()?);
-                counters.backings_registered.hit();
-                if let Key::Object(object) = key
-                    && table.objects.push(object, Arc::clone(&fresh)).is_some()
-                {
-                    counters.backings_evicted.hit();
-                }
-                fresh
+        if let Some(known) = table.known(handle, id, key) {
+            return Ok(known);
+        }
+        let fresh = match register(file.as_fd()) {
+            Ok(fresh) => Arc::new(fresh),
+            Err(error) => {
+                table.inodes.insert(id, OfInode::Refused(1));
+                table.files.insert(handle, (id, None));
+                return Ok(Acquired::Refused(Some(error)));
             }
         };
-        table.inodes.insert(id, (key, Arc::downgrade(&registered)));
-        table.files.insert(handle, (id, Arc::clone(&registered)));
-        Ok(registered)
+        counters.backings_registered.hit();
+        if let Key::Object(object) = key
+            && table.objects.push(object, Arc::clone(&fresh)).is_some()
+        {
+            counters.backings_evicted.hit();
+        }
+        Ok(table.answer(handle, id, key, fresh))
     }
 
     /// Lets go of what an open file used.
@@ -94,12 +112,52 @@ impl Backings {
         let mut table = self.table.lock();
         let Some((id, registered)) = table.files.remove(&handle) else { return };
         drop(registered);
-        // An idle object's registration lives on in the cache; the inode need not know.
-        let unused = |(key, weak): &(Key, Weak<BackingId>)| {
-            weak.strong_count() <= usize::from(matches!(key, Key::Object(_)))
+        let unused = match table.inodes.get_mut(&id) {
+            None => false,
+            // An idle object's registration lives on in the cache; the inode need not know.
+            Some(OfInode::Registered(key, weak)) => {
+                weak.strong_count() <= usize::from(matches!(key, Key::Object(_)))
+            }
+            Some(OfInode::Refused(files)) => {
+                *files = files.saturating_sub(1);
+                *files == 0
+            }
         };
-        if table.inodes.get(&id).is_some_and(unused) {
+        if unused {
             table.inodes.remove(&id);
         }
+    }
+}
+
+impl Table {
+    /// The answer for `handle` that needs no registering, if there is one.
+    fn known(&mut self, handle: Handle, id: NodeId, key: Key) -> Option<Acquired> {
+        let of_inode = match self.inodes.get_mut(&id) {
+            Some(OfInode::Refused(files)) => {
+                *files += 1;
+                self.files.insert(handle, (id, None));
+                return Some(Acquired::Refused(None));
+            }
+            Some(OfInode::Registered(known, weak)) if *known == key => weak.upgrade(),
+            Some(OfInode::Registered(..)) | None => None,
+        };
+        let registered = match (of_inode, key) {
+            (Some(registered), _) => registered,
+            (None, Key::Object(object)) => Arc::clone(self.objects.get(&object)?),
+            (None, Key::Private) => return None,
+        };
+        Some(self.answer(handle, id, key, registered))
+    }
+
+    fn answer(
+        &mut self,
+        handle: Handle,
+        id: NodeId,
+        key: Key,
+        registered: Arc<BackingId>,
+    ) -> Acquired {
+        self.inodes.insert(id, OfInode::Registered(key, Arc::downgrade(&registered)));
+        self.files.insert(handle, (id, Some(Arc::clone(&registered))));
+        Acquired::Registered(registered)
     }
 }

@@ -142,6 +142,7 @@ impl Union {
             Content::Private
         };
         let ino = u64::from(inode.ino.get());
+        self.counters.metadata_copy_ups.hit();
         self.enter(fd, status, inode.kind, Some(inode.ino), content, ino, found)
     }
 
@@ -185,14 +186,15 @@ impl Union {
     ///
     /// What was copied is durable on return, and so is that it is the content now. Nothing is
     /// durable when nothing was copied (`keep` 0, or a reflink): a cut leaves the file shared until
-    /// the first [`Union::sync`]. Readers are not held up.
+    /// the first [`Union::sync`]. Readers are not held up. Returns what was copied; `None` if the
+    /// content was private already.
     ///
     /// # Errors
     /// The host's errno, `ENOSPC` above all: then the file is shared as before.
-    pub fn own_content(&self, id: NodeId, keep: u64) -> Result<Arc<Node>, UnionError> {
+    pub fn own_content(&self, id: NodeId, keep: u64) -> Result<Option<Copied>, UnionError> {
         let node = self.own(id)?;
         let _copying: MutexGuard<'_, ()> = node.copying.lock();
-        let Content::Object(object) = node.content() else { return Ok(Arc::clone(&node)) };
+        let Content::Object(object) = node.content() else { return Ok(None) };
         let fd = self.descriptor(&node)?;
         let file = inode::reopen(&fd, OFlags::RDWR)?;
         let copied = self.fill(&file, &object, keep)?;
@@ -203,12 +205,12 @@ impl Union {
         for mark in [marks::REDIRECT, marks::OBJECT, marks::FILLING] {
             marks::clear(&fd, mark)?;
         }
-        if matches!(copied, Some(Copied::Copied { .. })) {
+        if was_written(copied) {
             // One commit for the data and the mark. The mark cannot wait for a later fdatasync:
             // msync(2) and RWF_DSYNC on a passthrough file sync data in the kernel, unseen.
             node.settle(|| Ok(rustix::fs::fsync(&file)?))?;
         }
-        Ok(Arc::clone(&node))
+        Ok(Some(copied))
     }
 
     /// Copies the content into the private file, which goes on being a metadata-only copy. The
@@ -221,10 +223,10 @@ impl Union {
         file: &OwnedFd,
         object: &ObjectContent,
         keep: u64,
-    ) -> Result<Option<Copied>, UnionError> {
+    ) -> Result<Copied, UnionError> {
         if keep == 0 {
             rustix::fs::ftruncate(file, 0)?;
-            return Ok(None);
+            return Ok(Copied::Copied { bytes: 0 });
         }
         let source = self.open_object(object)?;
         let before = inode::status(file)?;
@@ -244,7 +246,7 @@ impl Union {
             }
             let (atime, mtime) = (inode::timespec(before.atime), inode::timespec(before.mtime));
             inode::set_times(file, atime, mtime)?;
-            if matches!(copied, Copied::Copied { .. }) {
+            if was_written(copied) {
                 durable::write_out(file.as_fd()).map_err(errno)?;
             }
             Ok(copied)
@@ -255,7 +257,7 @@ impl Union {
         {
             tracing::warn!(%errno, "an unfinished copy-up is undone by the next mount");
         }
-        copied.map(Some)
+        copied
     }
 
     /// Undoes a copy-up that a cut interrupted, or forgets about one that it did not.
@@ -333,6 +335,11 @@ impl Union {
         self.descriptors.lock().pop(&node.serial);
         self.table.write().by_host.remove(&node.host_ino);
     }
+}
+
+/// Whether there is data that only the host's memory may have yet.
+fn was_written(copied: Copied) -> bool {
+    matches!(copied, Copied::Copied { bytes: 1.. })
 }
 
 /// Makes a half-filled file the hole it was, and gives back the room it took.

@@ -40,6 +40,7 @@ impl Union {
         let name = index_name(inode.ino);
         let fd = staged.commit(private.index(), &name, RenameFlags::NOREPLACE)?;
         let node = self.enter_index(fd, inode)?;
+        self.counters.metadata_copy_ups.hit();
         self.make_names(&node, inode)?;
         drop(linking);
         Ok(node)

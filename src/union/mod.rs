@@ -48,6 +48,7 @@ use crate::object::{ObjectError, ObjectFile, ObjectReader};
 use crate::private::PrivateLayer;
 use crate::sys::inode;
 use crate::sys::process::share_of_descriptors;
+use crate::telemetry::Counters;
 
 /// Descriptors of private inodes kept open between requests, at most; an eighth of what this
 /// process may have, if that is less.
@@ -63,6 +64,7 @@ pub struct Union {
     objects: ObjectReader,
     private: Option<PrivateLayer>,
     shared: SharedSet,
+    counters: Arc<Counters>,
     table: RwLock<Table>,
     descriptors: Mutex<LruCache<u64, Arc<OwnedFd>>>,
     /// Nodes whose inode lives only by a descriptor kept here.
@@ -162,6 +164,7 @@ impl Union {
             objects,
             private,
             shared,
+            counters: Arc::default(),
             table: RwLock::default(),
             descriptors: Mutex::new(LruCache::new(share_of_descriptors(8, DESCRIPTORS))),
             nameless: Arc::default(),
@@ -182,6 +185,11 @@ impl Union {
     /// True if changes are possible.
     pub fn is_writable(&self) -> bool {
         self.private.is_some()
+    }
+
+    /// What was counted so far, here and by who serves this.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
     /// The tree below.
@@ -267,7 +275,8 @@ impl Union {
     /// Where the bytes of regular file `id` are.
     ///
     /// # Errors
-    /// [`UnionError::Invalid`] for anything but a regular file.
+    /// [`UnionError::Invalid`] for anything but a regular file; [`UnionError::Stale`] for one
+    /// that was removed and closed: its bytes are gone.
     pub fn bytes(&self, id: NodeId) -> Result<Bytes, UnionError> {
         if let Some(superseded) = self.superseded(id) {
             return Ok(Bytes::Object(superseded.object));
@@ -277,9 +286,21 @@ impl Union {
             Place::Private(node) if node.kind != FileKind::Regular => Err(UnionError::Invalid),
             Place::Private(node) => match node.content() {
                 Content::Object(object) => Ok(Bytes::Object(object)),
+                Content::Private if node.last_status.lock().is_some() => Err(UnionError::Stale),
                 Content::Private => Ok(Bytes::Private(node)),
             },
         }
+    }
+
+    /// False once `id` lost its last name: nobody finds it again who looks it up.
+    ///
+    /// # Errors
+    /// [`UnionError::Stale`] for an unknown number.
+    pub fn has_name(&self, id: NodeId) -> Result<bool, UnionError> {
+        Ok(match self.place(id)? {
+            Place::Tree(inode) => !self.table.read().removed.contains(&inode.ino),
+            Place::Private(node) => !node.is_unlinked(),
+        })
     }
 
     /// The private node of `id`, if it has one.
