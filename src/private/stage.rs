@@ -49,6 +49,38 @@ impl PrivateLayer {
     /// # Errors
     /// The host's errno; nothing is left behind.
     pub fn stage(&self, new: &NewInode<'_>) -> Result<Staged<'_>, Errno> {
+        let staged = self.make(new)?;
+        if new.size > 0 {
+            rustix::fs::ftruncate(inode::reopen(staged.fd(), OFlags::WRONLY)?, new.size)?;
+        }
+        dress(staged.fd(), new)?;
+        if new.kind == FileKind::CharDevice && new.rdev == 0 {
+            marks::set(staged.fd(), marks::RDEV, b"0:0")?;
+        }
+        Ok(staged)
+    }
+
+    /// Makes the regular file `new` in `work/` with the content that `fill` writes; returns it
+    /// also open for writing.
+    ///
+    /// `fill` comes before owner, mode and attributes, of which writing undoes some.
+    ///
+    /// # Errors
+    /// Those of `fill`, and the host's errno; nothing is left behind.
+    pub fn stage_filled<E: From<Errno>>(
+        &self,
+        new: &NewInode<'_>,
+        fill: impl FnOnce(BorrowedFd<'_>) -> Result<(), E>,
+    ) -> Result<(Staged<'_>, OwnedFd), E> {
+        let staged = self.make(new)?;
+        let file = inode::reopen(staged.fd(), OFlags::RDWR)?;
+        fill(file.as_fd())?;
+        dress(staged.fd(), new)?;
+        Ok((staged, file))
+    }
+
+    /// Makes an inode of the right type in `work/`.
+    fn make(&self, new: &NewInode<'_>) -> Result<Staged<'_>, Errno> {
         let name = self.temporary_name();
         let work = self.work();
         let private = Mode::RUSR | Mode::WUSR;
@@ -74,15 +106,7 @@ impl PrivateLayer {
             directory: new.kind == FileKind::Directory,
             named: false,
         };
-        let fd = inode::open_path(work, &staged.name)?;
-        if new.size > 0 {
-            rustix::fs::ftruncate(inode::reopen(&fd, OFlags::WRONLY)?, new.size)?;
-        }
-        dress(&fd, new)?;
-        if device_zero {
-            marks::set(&fd, marks::RDEV, b"0:0")?;
-        }
-        staged.fd = Some(fd);
+        staged.fd = Some(inode::open_path(work, &staged.name)?);
         Ok(staged)
     }
 
@@ -98,7 +122,8 @@ impl PrivateLayer {
 
 /// Gives a fresh inode its owner, mode, attributes and time, in the order in which none
 /// undoes another: chown strips set-id bits, every change moves mtime or ctime.
-fn dress(fd: &OwnedFd, new: &NewInode<'_>) -> Result<(), Errno> {
+fn dress(fd: impl AsFd, new: &NewInode<'_>) -> Result<(), Errno> {
+    let fd = fd.as_fd();
     if new.uid != 0 || new.gid != 0 {
         inode::set_owner(fd, Some(new.uid), Some(new.gid))?;
     }

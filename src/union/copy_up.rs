@@ -1,11 +1,12 @@
 //! Copy-up: giving a root its own copy of a shared inode.
 //!
-//! Two steps, each atomic. First the metadata: an inode with owner, mode, times, attributes
-//! and the right size, whose data still lies in the tree (`metacopy`), appears by one rename.
-//! Then, only if somebody writes, the data: copied into that inode, made durable, and put in
-//! force by removing the mark. A cut between leaves the file whole and shared.
+//! Metadata alone: an inode with owner, mode, times, attributes and the right size, whose data
+//! still lies in the tree (`metacopy`), appears by one rename. If somebody writes to it later
+//! the data is copied into that inode, made durable, and put in force by removing the mark. A
+//! file that nobody has changed before its first write appears with its data at once, by one
+//! rename, and needs no marks. A cut in between leaves the file whole and shared.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -111,6 +112,51 @@ impl Union {
         self.enter_copy(fd, &status, inode, self.found(parent, name))
     }
 
+    /// Copies up an untouched file with one name, with the first `keep` bytes of its content.
+    ///
+    /// `None` for any other: its metadata comes first. Durable as [`Union::own_content`] says.
+    fn own_whole(&self, id: NodeId, keep: u64) -> Result<Option<Copied>, UnionError> {
+        let private = self.private()?;
+        let Place::Tree(inode) = self.place(id)? else { return Ok(None) };
+        let regular = inode.kind == FileKind::Regular;
+        if !regular || inode.nlink > 1 || self.table.read().removed.contains(&inode.ino) {
+            return Ok(None);
+        }
+        let parent = self.own_directory(NodeId::tree(inode.parent))?;
+        let name = self.tree.name(&inode)?;
+        let object = self.object_of(&inode)?;
+        let mut copy = self.metadata_copy(&inode)?;
+        copy.xattrs.retain(|(name, _)| name != marks::METACOPY);
+        copy.size = 0;
+        let mut copied = Copied::Copied { bytes: 0 };
+        let fill = |file: BorrowedFd<'_>| {
+            copied = self.copy_content(file, &object, keep)?;
+            write_out(file, copied)
+        };
+        // Before the directory is locked: nobody who looks into it waits for a copy.
+        let (staged, file) = private.stage_filled(&copy, fill)?;
+        let status = inode::status(&file)?;
+        let parent_fd = self.descriptor(&parent)?;
+        let mut directory = self.directory(&parent)?;
+        if self.node(id).is_some() {
+            return Ok(None);
+        }
+        match self.find(&parent, &directory, name)? {
+            Child::Tree(ino) if ino == inode.ino => {}
+            Child::Tree(_) | Child::Upper(_) | Child::Absent => return Ok(None),
+        }
+        let fd = keeping_times(&parent_fd, || {
+            Ok(staged.commit(&parent_fd, name, RenameFlags::NOREPLACE)?)
+        })?;
+        self.note(&parent, &mut directory, name, upper_kind(inode.kind), status.ino)?;
+        let (origin, ino) = (Some(inode.ino), u64::from(inode.ino.get()));
+        let (content, found) = (Content::Private, self.found(&parent, name));
+        let node = self.enter(fd, &status, inode.kind, origin, content, ino, found)?;
+        drop(directory);
+        settle(&node, &file, copied)?;
+        Ok(Some(copied))
+    }
+
     /// Copies up a file that lost its last name and is still open.
     fn own_nameless(&self, inode: &Inode) -> Result<Arc<Node>, UnionError> {
         if inode.kind != FileKind::Regular {
@@ -192,6 +238,9 @@ impl Union {
     /// # Errors
     /// The host's errno, `ENOSPC` above all: then the file is shared as before.
     pub fn own_content(&self, id: NodeId, keep: u64) -> Result<Option<Copied>, UnionError> {
+        if let Some(copied) = self.own_whole(id, keep)? {
+            return Ok(Some(copied));
+        }
         let node = self.own(id)?;
         let _copying: MutexGuard<'_, ()> = node.copying.lock();
         let Content::Object(object) = node.content() else { return Ok(None) };
@@ -205,11 +254,7 @@ impl Union {
         for mark in [marks::REDIRECT, marks::OBJECT, marks::FILLING] {
             marks::clear(&fd, mark)?;
         }
-        if was_written(copied) {
-            // One commit for the data and the mark. The mark cannot wait for a later fdatasync:
-            // msync(2) and RWF_DSYNC on a passthrough file sync data in the kernel, unseen.
-            node.settle(|| Ok(rustix::fs::fsync(&file)?))?;
-        }
+        settle(&node, &file, copied)?;
         Ok(Some(copied))
     }
 
@@ -228,7 +273,6 @@ impl Union {
             rustix::fs::ftruncate(file, 0)?;
             return Ok(Copied::Copied { bytes: 0 });
         }
-        let source = self.open_object(object)?;
         let before = inode::status(file)?;
         let capability = inode::xattr(file, CAPABILITY)?.unwrap_or_default();
         let filling = Filling { size: object.size, mtime: before.mtime, capability };
@@ -237,18 +281,14 @@ impl Union {
             Ok(()) | Err(Errno::NOSPC) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let errno = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
         let copy = || -> Result<Copied, UnionError> {
-            let len = keep.min(object.size);
-            let copied = copy_data(source.as_fd(), file.as_fd(), len).map_err(errno)?;
+            let copied = self.copy_content(file.as_fd(), object, keep)?;
             if keep >= object.size {
                 restore_capability(file, &filling)?;
             }
             let (atime, mtime) = (inode::timespec(before.atime), inode::timespec(before.mtime));
             inode::set_times(file, atime, mtime)?;
-            if was_written(copied) {
-                durable::write_out(file.as_fd()).map_err(errno)?;
-            }
+            write_out(file.as_fd(), copied)?;
             Ok(copied)
         };
         let copied = copy();
@@ -258,6 +298,20 @@ impl Union {
             tracing::warn!(%errno, "an unfinished copy-up is undone by the next mount");
         }
         copied
+    }
+
+    /// Writes the first `keep` bytes of an object into an empty private file.
+    fn copy_content(
+        &self,
+        file: BorrowedFd<'_>,
+        object: &ObjectContent,
+        keep: u64,
+    ) -> Result<Copied, UnionError> {
+        if keep == 0 {
+            return Ok(Copied::Copied { bytes: 0 });
+        }
+        let source = self.open_object(object)?;
+        Ok(copy_data(source.as_fd(), file, keep.min(object.size)).map_err(errno)?)
     }
 
     /// Undoes a copy-up that a cut interrupted, or forgets about one that it did not.
@@ -337,9 +391,32 @@ impl Union {
     }
 }
 
+fn errno(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}
+
 /// Whether there is data that only the host's memory may have yet.
 fn was_written(copied: Copied) -> bool {
     matches!(copied, Copied::Copied { bytes: 1.. })
+}
+
+/// Brings to the disk what was copied, before anything says that it is the content.
+fn write_out(file: BorrowedFd<'_>, copied: Copied) -> Result<(), UnionError> {
+    if was_written(copied) {
+        durable::write_out(file).map_err(errno)?;
+    }
+    Ok(())
+}
+
+/// Makes durable that what was copied is the content of `node`.
+///
+/// One commit for the data and the name or mark that says so. It cannot wait for a later
+/// fdatasync: msync(2) and RWF_DSYNC on a passthrough file sync data in the kernel, unseen.
+fn settle(node: &Node, file: &OwnedFd, copied: Copied) -> Result<(), UnionError> {
+    if was_written(copied) {
+        node.settle(|| Ok(rustix::fs::fsync(file)?))?;
+    }
+    Ok(())
 }
 
 /// Makes a half-filled file the hole it was, and gives back the room it took.
