@@ -19,3 +19,36 @@ pub fn map_readonly(file: BorrowedFd<'_>) -> io::Result<memmap2::Mmap> {
     // bytes behind the slice constant.
     unsafe { memmap2::Mmap::map(descriptor) }
 }
+
+/// Takes the pages of `map` out of this process's memory until they are touched again.
+///
+/// The page cache keeps them, so touching one costs a minor fault, for 64 KiB at a time
+/// (`fault_around_bytes`): huge pages would bring 2 MiB back at once.
+///
+/// # Errors
+/// What `madvise(2)` answers.
+pub fn let_go(map: &memmap2::Mmap) -> io::Result<()> {
+    // Kernels without transparent huge pages do not know the advice and do not need it.
+    let _unknown = map.advise(memmap2::Advice::NoHugePage);
+    // SAFETY: the pages are those of a file and were never written here (`map_readonly`), so
+    // what comes back is what went.
+    unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn what_was_let_go_comes_back() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 20_000]).unwrap();
+        let map = map_readonly(file.as_fd()).unwrap();
+        assert!(map.iter().all(|byte| *byte == 7));
+        let_go(&map).unwrap();
+        assert!(map.iter().all(|byte| *byte == 7));
+    }
+}

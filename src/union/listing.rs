@@ -56,6 +56,7 @@ impl Union {
         offset: u64,
         emit: &mut dyn FnMut(Listed<'_>) -> bool,
     ) -> Result<(), UnionError> {
+        self.look();
         let place = self.place(dir)?;
         if offset < FIRST_TREE && self.list_dots(&place, offset, emit)? {
             return Ok(());

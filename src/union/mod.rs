@@ -27,7 +27,7 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
@@ -56,6 +56,11 @@ const DESCRIPTORS: NonZeroUsize = NonZeroUsize::new(1024).expect("the constant i
 /// Files without a name that may be kept for who has them open, at most; half of what this
 /// process may have, if that is less.
 const NAMELESS: NonZeroUsize = NonZeroUsize::new(1 << 20).expect("the constant is not zero");
+/// Requests about names after which the tree's pages are given back.
+///
+/// What the kernel was told it keeps for ever, so most of the tree is looked at once; the mount
+/// process must not hold all that was ever looked at.
+const LOOKS: u32 = 2048;
 
 /// The merged view of one root.
 pub struct Union {
@@ -76,6 +81,8 @@ pub struct Union {
     moved_found: AtomicBool,
     next_sequence: AtomicU64,
     next_internal: AtomicU64,
+    /// Counts to [`LOOKS`].
+    looks: AtomicU32,
 }
 
 /// Who is who. Held for moments only; no I/O under its lock.
@@ -174,12 +181,22 @@ impl Union {
             moved_found: AtomicBool::new(false),
             next_sequence: AtomicU64::new(0),
             next_internal: AtomicU64::new(0),
+            looks: AtomicU32::new(0),
         };
         if union.private.is_some() {
             union.adopt_root()?;
             union.finish_links()?;
         }
         Ok(union)
+    }
+
+    /// Counts a look at the tree, and gives its pages back once in a while.
+    fn look(&self) {
+        if self.looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOKS)
+            && let Err(error) = self.tree.let_go()
+        {
+            tracing::debug!(%error, "the tree's pages stay mapped");
+        }
     }
 
     /// True if changes are possible.

@@ -49,6 +49,7 @@ impl Union {
     /// # Errors
     /// [`UnionError::NoEntry`], [`UnionError::NotDirectory`].
     pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Attributes, UnionError> {
+        self.look();
         loop {
             let found = match name {
                 // A file handle that the kernel decodes: the inode itself, then what leads to it.

@@ -173,10 +173,13 @@ impl Root {
             .find(|record| record["mountpoint"].as_str().map(Path::new) == Some(mountpoint))
             .expect("the root is listed");
         let pid = record["pid"].as_u64().and_then(|pid| pid.try_into().ok());
+        let pid = pid.expect("a mounted root has a process");
+        // It has a session of its own.
+        super::machine::prefer(pid);
         Self {
             mounted: Some(mounted),
             mountpoint: mountpoint.to_owned(),
-            pid: pid.expect("a mounted root has a process"),
+            pid,
             control: record["control"].as_str().expect("a mounted root has a socket").into(),
         }
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -14,6 +15,28 @@ use super::support::Succeed;
 pub(super) const CLIENT: usize = 0;
 /// Where the servers run when they are to run elsewhere.
 pub(super) const OTHER: usize = 1;
+
+/// The priority that [`prefer`] gives.
+static NICE: AtomicI32 = AtomicI32::new(0);
+
+/// Gives this process, and what it starts from now on, the priority `nice`.
+pub(super) fn prefer_self(nice: i32) {
+    NICE.store(nice, Ordering::Relaxed);
+    if nice != 0 {
+        rustix::process::setpriority_process(None, nice).expect("root may set any priority");
+        prefer(std::process::id());
+    }
+}
+
+/// Gives the session of process `pid` that priority: a priority counts within a session alone
+/// where the kernel groups processes by them (sched(7), "The autogroup feature").
+pub(super) fn prefer(pid: u32) {
+    let nice = NICE.load(Ordering::Relaxed);
+    if nice != 0 {
+        // Missing where the kernel does not group them.
+        let _ungrouped = fs::write(format!("/proc/{pid}/autogroup"), nice.to_string());
+    }
+}
 
 fn only(cpu: usize) -> CpuSet {
     let mut set = CpuSet::new();

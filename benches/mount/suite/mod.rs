@@ -130,7 +130,7 @@ const SECTIONS: [(&str, Section); 8] = [
 /// When something cannot be made, mounted or read: a figure would be missing.
 pub(crate) fn run(settings: &Settings) {
     support::require_root();
-    rustix::process::setpriority_process(None, settings.nice).expect("the priority can be set");
+    machine::prefer_self(settings.nice);
     let everywhere = machine::affinity();
     let mut report = Report::begin(settings);
     for (name, section) in SECTIONS {

@@ -158,6 +158,17 @@ impl Manifest {
         Ok(Self(Arc::new(Opened { bytes, header })))
     }
 
+    /// Takes the mapped pages out of this process's memory until they are asked for again.
+    ///
+    /// # Errors
+    /// [`ManifestError::Map`].
+    pub fn let_go(&self) -> Result<(), ManifestError> {
+        match &self.0.bytes {
+            Bytes::Mapped(map) => crate::sys::map::let_go(map).map_err(ManifestError::Map),
+            Bytes::Owned(_) => Ok(()),
+        }
+    }
+
     /// The whole file.
     pub fn as_bytes(&self) -> &[u8] {
         match &self.0.bytes {
