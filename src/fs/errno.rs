@@ -72,7 +72,7 @@ fn union_errno(error: &UnionError) -> Errno {
         UnionError::ReadOnly => Errno::ROFS,
         UnionError::NoAttribute => Errno::NODATA,
         UnionError::Invalid => Errno::INVAL,
-        UnionError::Manifest(_) => Errno::IO,
+        UnionError::Manifest(_) | UnionError::Mark(_) => Errno::IO,
         UnionError::Object(error) => object_errno(error),
         // Damage is damage to whoever reads the file, whatever the host called it.
         UnionError::Host(Errno::UCLEAN) => Errno::IO,

@@ -133,6 +133,17 @@ pub fn unescape(name: &[u8]) -> Option<Vec<u8>> {
     Some(name.to_vec())
 }
 
+/// Why the marks of an inode cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MarkError {
+    /// The value is not what Mica or the kernel would have written.
+    #[error("mark {0} is damaged")]
+    Damaged(&'static str),
+    /// The host refused to show them.
+    #[error("the host file system refused: {0}")]
+    Host(#[from] Errno),
+}
+
 /// All marks of one upper inode, read once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
@@ -158,8 +169,8 @@ impl Marks {
     /// Reads the marks of the inode `fd` names. One system call when there are none.
     ///
     /// # Errors
-    /// `EUCLEAN` for a mark that Mica wrote and cannot read: a damaged private layer.
-    pub fn read(fd: impl AsFd) -> Result<Self, Errno> {
+    /// [`MarkError::Damaged`] for a mark that Mica wrote and cannot read.
+    pub fn read(fd: impl AsFd) -> Result<Self, MarkError> {
         let mut marks = Self::default();
         for name in inode::xattr_names(&fd)? {
             if !GUARDED.iter().any(|prefix| name.starts_with(prefix)) {
@@ -167,14 +178,32 @@ impl Marks {
             }
             let value = || Ok::<_, Errno>(inode::xattr(&fd, &name)?.unwrap_or_default());
             match name.as_slice() {
-                ORIGIN => marks.origin = Some(Origin::decode(&value()?).ok_or(Errno::UCLEAN)?),
-                OBJECT => marks.object = Some(decode_object(&value()?).ok_or(Errno::UCLEAN)?),
-                INO => marks.ino = Some(decode_ino(&value()?).ok_or(Errno::UCLEAN)?),
+                ORIGIN => {
+                    marks.origin = Some(
+                        Origin::decode(&value()?)
+                            .ok_or(MarkError::Damaged("trusted.mica.origin"))?,
+                    )
+                }
+                OBJECT => {
+                    marks.object = Some(
+                        decode_object(&value()?)
+                            .ok_or(MarkError::Damaged("trusted.mica.object"))?,
+                    )
+                }
+                INO => {
+                    marks.ino =
+                        Some(decode_ino(&value()?).ok_or(MarkError::Damaged("trusted.mica.ino"))?)
+                }
                 OPAQUE => marks.opaque = value()? == b"y",
                 REDIRECT => marks.redirect = Some(value()?),
                 METACOPY => marks.metacopy = true,
                 RDEV => marks.rdev = true,
-                FILLING => marks.filling = Some(Filling::decode(&value()?).ok_or(Errno::UCLEAN)?),
+                FILLING => {
+                    marks.filling = Some(
+                        Filling::decode(&value()?)
+                            .ok_or(MarkError::Damaged("trusted.mica.filling"))?,
+                    )
+                }
                 _ => {}
             }
         }
@@ -187,7 +216,8 @@ fn decode_object(bytes: &[u8]) -> Option<ObjectId> {
 }
 
 fn decode_ino(bytes: &[u8]) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    // No file has number 0: listings that show it pass over the name.
+    Some(u64::from_le_bytes(bytes.try_into().ok()?)).filter(|ino| *ino != 0)
 }
 
 /// Sets one mark.

@@ -50,6 +50,12 @@ pub enum PrivateError {
          mount it on the template it was made on, or name a new directory"
     )]
     OtherStack(PathBuf),
+    /// It is a copy without the extended attributes that say what its entries are.
+    #[error(
+        "private directory {0:?} has lost its extended attributes (trusted.*); copy it again with \
+         them, as root (cp -a, rsync -aHX, tar --xattrs --xattrs-include='*')"
+    )]
+    LostMarks(PathBuf),
     /// Its record cannot be read.
     #[error("record {path:?} of the private directory is damaged: {reason}")]
     Record {
@@ -145,7 +151,9 @@ impl PrivateLayer {
                         Err(errno) => return Err(host("make its parts")(errno)),
                     }
                 }
-                PrivateRecord::create(stack, &dir, path)?
+                let upper = open(dir.as_fd(), UPPER).map_err(host("open upper"))?;
+                let adopted = !listing::read_upper(&upper).map_err(host("list upper"))?.is_empty();
+                PrivateRecord::new(stack, adopted).write(&dir, path)?
             }
         };
         let layer = Self {
@@ -157,6 +165,7 @@ impl PrivateLayer {
             path: path.to_owned(),
             next_temporary: AtomicU64::new(0),
         };
+        layer.check_marks()?;
         layer.clean_work().map_err(host("clean work"))?;
         layer.probe()?;
         Ok(layer)
@@ -212,6 +221,20 @@ impl PrivateLayer {
             }
         }
         Ok(())
+    }
+
+    /// Notices a copy that left the marks behind: then content that lies in the tree would be
+    /// taken for zeros. Mica marks the upper directory itself before anything is in it.
+    fn check_marks(&self) -> Result<(), PrivateError> {
+        let host = |errno| PrivateError::Host { dir: self.path.clone(), what: "read upper", errno };
+        if self.record.adopted || inode::xattr(&self.upper, marks::ORIGIN).map_err(host)?.is_some()
+        {
+            return Ok(());
+        }
+        if listing::read_upper(&self.upper).map_err(host)?.is_empty() {
+            return Ok(());
+        }
+        Err(PrivateError::LostMarks(self.path.clone()))
     }
 
     /// Tries what the format needs of the host file system: whiteouts and trusted xattrs.

@@ -22,6 +22,9 @@ pub struct PrivateRecord {
     pub format: u32,
     /// Layers below, lowest first.
     pub stack: Stack,
+    /// Its first content came from elsewhere: the upper directory of a kernel overlayfs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopted: bool,
 }
 
 impl PrivateRecord {
@@ -58,13 +61,17 @@ impl PrivateRecord {
         if !stack.is_extension_of(&self.stack) {
             return Err(PrivateError::OtherStack(path.to_owned()));
         }
-        Self::create(stack, dir, path)
+        Self { stack: stack.clone(), ..self }.write(dir, path)
+    }
+
+    /// The record of a layer whose upper directory holds something already, or nothing yet.
+    pub(super) fn new(stack: &Stack, adopted: bool) -> Self {
+        Self { format: FORMAT, stack: stack.clone(), adopted }
     }
 
     /// Writes the record durably: the file, its name, the directory.
-    pub(super) fn create(stack: &Stack, dir: impl AsFd, path: &Path) -> Result<Self, PrivateError> {
-        let record = Self { format: FORMAT, stack: stack.clone() };
-        let text = serde_json::to_vec_pretty(&record).expect("a stack is plain data");
+    pub(super) fn write(self, dir: impl AsFd, path: &Path) -> Result<Self, PrivateError> {
+        let text = serde_json::to_vec_pretty(&self).expect("a stack is plain data");
         let write = || -> Result<(), Errno> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
             let file = rustix::fs::openat(&dir, TEMPORARY, flags, Mode::RUSR | Mode::WUSR)?;
@@ -82,6 +89,6 @@ impl PrivateRecord {
             what: "write its record",
             errno,
         })?;
-        Ok(record)
+        Ok(self)
     }
 }

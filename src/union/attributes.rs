@@ -9,7 +9,7 @@ use crate::layer::{FileKind, Inode};
 use crate::sys::{inode, lease};
 
 /// Block size that stat(2) advises. Linux FUSE and ext4 say the same.
-const BLOCK_BYTES: u32 = 4096;
+pub(super) const BLOCK_BYTES: u32 = 4096;
 
 /// An inode as the merged view shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -218,7 +218,7 @@ impl Union {
         })
     }
 
-    fn origin_mark(&self, ino: TreeIno) -> Result<marks::Origin, UnionError> {
+    pub(super) fn origin_mark(&self, ino: TreeIno) -> Result<marks::Origin, UnionError> {
         let origin = self.tree.origin(ino)?.ok_or(UnionError::Invalid)?;
         let layer = usize::try_from(origin.layer).ok().and_then(|at| self.layers.get(at));
         Ok(marks::Origin {
@@ -324,7 +324,7 @@ impl Union {
         if node.content() == Content::Private {
             return Ok(marks::clear(&fd, marks::FILLING)?);
         }
-        let filling = Filling::decode(&filling).ok_or(Errno::UCLEAN)?;
+        let filling = Filling::decode(&filling).ok_or(UnionError::Mark("trusted.mica.filling"))?;
         Ok(unfill(&inode::reopen(&fd, OFlags::RDWR)?, &filling)?)
     }
 

@@ -4,6 +4,7 @@ use rustix::io::Errno;
 
 use crate::layer::ManifestError;
 use crate::object::ObjectError;
+use crate::private::marks::MarkError;
 
 /// Why an operation on the merged view failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +45,22 @@ pub enum UnionError {
     /// The object store is damaged or cannot be read.
     #[error(transparent)]
     Object(#[from] ObjectError),
+    /// An entry of the private layer cannot be understood.
+    #[error(
+        "the private layer is damaged here: its mark {0} cannot be used; unmount the root and \
+         restore the entry from a backup, or remove it"
+    )]
+    Mark(&'static str),
     /// The host file system refused.
     #[error("the host file system refused: {0}")]
     Host(#[from] Errno),
+}
+
+impl From<MarkError> for UnionError {
+    fn from(error: MarkError) -> Self {
+        match error {
+            MarkError::Damaged(mark) => Self::Mark(mark),
+            MarkError::Host(errno) => Self::Host(errno),
+        }
+    }
 }

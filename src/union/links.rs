@@ -57,6 +57,10 @@ impl Union {
             {
                 let file = self.describe(NodeId::tree(ino));
                 tracing::warn!(%error, ?file, "the names of a hard-linked file are not all made");
+                if self.node(NodeId::tree(ino)).is_none() {
+                    // What it is now cannot be told, and what it was is not its to show.
+                    self.table.write().damaged.insert(ino);
+                }
             }
         }
         Ok(())
@@ -91,6 +95,9 @@ impl Union {
     fn enter_index(&self, fd: OwnedFd, inode: &Inode) -> Result<Arc<Node>, UnionError> {
         let parent = NodeId::tree(inode.parent);
         let found = Found { parent, parent_origin: None, in_shared_set: false, name: b"" };
+        if Marks::read(&fd)?.origin.is_none_or(|origin| origin.tree != inode.ino) {
+            return Err(UnionError::Mark("trusted.mica.origin"));
+        }
         let node = self.adopt(fd, found)?;
         node.names_pending.store(
             inode::xattr(&*self.descriptor(&node)?, marks::NAMES_COMPLETE)?.is_none(),
@@ -217,8 +224,9 @@ impl Union {
                     continue;
                 }
                 let fd = inode::open_path(&dir, &entry.name)?;
-                let marks = Marks::read(&fd)?;
-                if marks.redirect.is_none() || marks.origin.is_none() {
+                // One with damaged marks is nobody's origin; who looks it up is told.
+                let moved = |marks: Marks| marks.redirect.is_some() && marks.origin.is_some();
+                if !Marks::read(&fd).is_ok_and(moved) {
                     left.push(Unsearched::of(fd));
                     continue;
                 }
@@ -229,7 +237,10 @@ impl Union {
                     in_shared_set: false,
                     name: &entry.name,
                 };
-                self.adopt(fd, found)?;
+                match self.adopt(fd, found) {
+                    Ok(_) | Err(UnionError::Mark(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())

@@ -6,10 +6,13 @@
 
 use std::sync::atomic::Ordering;
 
+use super::attributes::BLOCK_BYTES;
 use super::node::UpperName;
-use super::place::Child;
+use super::place::{Child, kind_of};
 use super::{Attributes, Node, NodeId, Place, Union, UnionError};
-use crate::layer::{EntryKind, FileKind, Inode};
+use crate::layer::{EntryKind, FileKind, Inode, TreeIno};
+use crate::private::marks::Marks;
+use crate::sys::inode;
 
 /// Offsets 1 and 2 follow `.` and `..`; a tree entry of index i is followed by i + 3.
 const FIRST_TREE: u64 = 2;
@@ -41,7 +44,7 @@ pub struct Listed<'a> {
 }
 
 enum Source {
-    Tree(crate::layer::TreeIno),
+    Tree(TreeIno),
     Upper(UpperName),
 }
 
@@ -105,7 +108,7 @@ impl Union {
         for index in start..self.tree.entry_count(dir) {
             let Some(entry) = self.tree.entry(dir, index)? else { break };
             let (Some(ino), EntryKind::Inode(_)) = (entry.ino, entry.kind) else { continue };
-            let Ok(attributes) = self.attributes(NodeId::tree(ino)) else { continue };
+            let Ok(attributes) = self.tree_listed(ino) else { continue };
             let next = FIRST_TREE + u64::from(index) + 1;
             if emit(Listed { name: entry.name, attributes, kind: ListedKind::Tree, next }) {
                 break;
@@ -126,11 +129,14 @@ impl Union {
             from = *last;
             for (name, source, next) in &batch {
                 let (attributes, kind) = match source {
-                    Source::Tree(ino) => (self.attributes(NodeId::tree(*ino)), ListedKind::Tree),
+                    Source::Tree(ino) => (self.tree_listed(*ino), ListedKind::Tree),
                     Source::Upper(upper) => {
                         let found = self.found(node, name);
                         let child = self.upper_node(node, *upper, found);
-                        (child.and_then(|n| self.node_attributes(&n)), ListedKind::Private)
+                        let listed = child
+                            .and_then(|n| self.node_attributes(&n))
+                            .or_else(|error| self.damaged_listed(node, *upper, name, error));
+                        (listed, ListedKind::Private)
                     }
                 };
                 let attributes = match attributes {
@@ -147,6 +153,50 @@ impl Union {
                 }
             }
         }
+    }
+
+    /// What a listing shows of a tree entry; a damaged one is listed, and answers nothing else.
+    fn tree_listed(&self, ino: TreeIno) -> Result<Attributes, UnionError> {
+        match self.attributes(NodeId::tree(ino)) {
+            Err(UnionError::Mark(_)) => {
+                let inode = self.tree.inode(ino)?;
+                Ok(Attributes { volatile: true, ..self.tree_attributes(&inode) })
+            }
+            listed => listed,
+        }
+    }
+
+    /// What a listing shows of a private entry whose marks are damaged: its name and type. The
+    /// number is that of nothing else, and the kernel keeps none of it.
+    fn damaged_listed(
+        &self,
+        dir: &Node,
+        upper: UpperName,
+        name: &[u8],
+        error: UnionError,
+    ) -> Result<Attributes, UnionError> {
+        if !matches!(error, UnionError::Mark(_)) {
+            return Err(error);
+        }
+        let status = inode::status(inode::open_path(&*self.descriptor(dir)?, name)?)?;
+        let id = NodeId::born(upper.host_ino);
+        Ok(Attributes {
+            id,
+            ino: id.get(),
+            kind: kind_of(&status, &Marks::default())?,
+            mode: status.mode & 0o7777,
+            nlink: status.nlink,
+            uid: status.uid,
+            gid: status.gid,
+            rdev: 0,
+            size: 0,
+            blocks: 0,
+            block_bytes: BLOCK_BYTES,
+            atime: status.atime,
+            mtime: status.mtime,
+            ctime: status.ctime,
+            volatile: true,
+        })
     }
 
     /// Reads the next names of a merged directory: tree places first, then private names.

@@ -94,6 +94,9 @@ struct Table {
     superseded: HashMap<NodeId, Arc<Superseded>>,
     /// Untouched tree inodes that lost their last name.
     removed: HashSet<TreeIno>,
+    /// Tree files of several names whose entry in `index/` cannot be understood: what they are
+    /// now is not known, and what they were is not theirs to show.
+    damaged: HashSet<TreeIno>,
 }
 
 impl Table {

@@ -187,6 +187,9 @@ impl Union {
             if let Some(old) = table.superseded.get(&id) {
                 return Ok(Place::Private(Arc::clone(&old.node)));
             }
+            if id.as_tree().is_some_and(|ino| table.damaged.contains(&ino)) {
+                return Err(UnionError::Mark("in index/"));
+            }
         }
         let ino = id.as_tree().filter(|ino| ino.get() <= self.tree.len());
         Ok(Place::Tree(self.tree.inode(ino.ok_or(UnionError::Stale)?)?))
@@ -286,6 +289,9 @@ impl Union {
             if let Some(node) = table.nodes.get(&NodeId::tree(ino)) {
                 return Ok(Place::Private(Arc::clone(node)));
             }
+            if table.damaged.contains(&ino) {
+                return Err(UnionError::Mark("in index/"));
+            }
         }
         Ok(Place::Tree(inode))
     }
@@ -325,8 +331,12 @@ impl Union {
             Content::Object(ObjectContent { id, size, blocks: size.div_ceil(512) })
         } else {
             // A metadata-only copy whose tree file cannot be told is damage, not an empty file.
-            let origin = origin.ok_or(Errno::UCLEAN)?;
-            Content::Object(self.object_of(&self.tree.inode(origin)?)?)
+            let lost = UnionError::Mark("trusted.overlay.metacopy");
+            let inode = self.tree.inode(origin.ok_or(lost)?)?;
+            if inode.kind != FileKind::Regular {
+                return Err(UnionError::Mark("trusted.overlay.metacopy"));
+            }
+            Content::Object(self.object_of(&inode)?)
         };
         let ino = marks.ino.unwrap_or_else(|| match origin {
             Some(origin) => u64::from(origin.get()),
@@ -438,7 +448,11 @@ impl Union {
                 && (self.tree.inode(*ino)?.kind == FileKind::Directory) == directory)
         };
         if let Some(origin) = &marks.origin {
-            return Ok(Some(origin.tree).filter(|ino| fits(ino).unwrap_or(false)));
+            // Layer, index and number say the same thing twice: one flipped bit shows.
+            if !fits(&origin.tree)? || self.origin_mark(origin.tree)? != *origin {
+                return Err(UnionError::Mark("trusted.mica.origin"));
+            }
+            return Ok(Some(origin.tree));
         }
         if !directory && !marks.metacopy {
             return Ok(None);
@@ -551,7 +565,10 @@ impl Union {
     pub(super) fn adopt_root(&self) -> Result<(), UnionError> {
         let layer = self.private()?;
         let fd = inode::open_path(layer.upper(), b".")?;
-        if Marks::read(&fd)?.origin.is_none() && read_upper(&fd)?.is_empty() {
+        // The root merges with the tree's whatever its marks say.
+        if matches!(Marks::read(&fd), Ok(marks) if marks.origin.is_none())
+            && read_upper(&fd)?.is_empty()
+        {
             self.dress_root(&fd)?;
         }
         let status = inode::status(&fd)?;
@@ -570,7 +587,7 @@ fn check_name(name: &[u8]) -> Result<(), UnionError> {
 }
 
 /// The type a private inode shows.
-fn kind_of(status: &Status, marks: &Marks) -> Result<FileKind, UnionError> {
+pub(super) fn kind_of(status: &Status, marks: &Marks) -> Result<FileKind, UnionError> {
     Ok(match status.mode & libc::S_IFMT {
         libc::S_IFREG if marks.rdev => FileKind::CharDevice,
         libc::S_IFREG => FileKind::Regular,

@@ -9,6 +9,7 @@ mod archives;
 mod catalog;
 mod damage;
 mod descriptors;
+mod marks;
 mod names;
 mod places;
 mod privilege;
