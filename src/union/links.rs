@@ -225,7 +225,10 @@ impl Union {
                 }
                 let fd = inode::open_path(&dir, &entry.name)?;
                 // One with damaged marks is nobody's origin; who looks it up is told.
-                let moved = |marks: Marks| marks.redirect.is_some() && marks.origin.is_some();
+                let moved = |marks: Marks| {
+                    let redirect = marks.redirect.as_ref();
+                    redirect.is_some_and(|to| marks.origin.is_some() || to.starts_with(b"/"))
+                };
                 if !Marks::read(&fd).is_ok_and(moved) {
                     left.push(Unsearched::of(fd));
                     continue;

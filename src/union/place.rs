@@ -374,13 +374,21 @@ impl Union {
             (None, Some(parent)) => self.shared.contains(&self.tree, parent)?,
             (None, None) => found.in_shared_set,
         };
+        // A copy that stands for one of several names only, as the kernel's overlayfs makes them
+        // without an index, leaves the number to the others.
+        let follows = match origin {
+            Some(origin) if kind != FileKind::Directory && status.nlink > 0 => {
+                indexed || self.tree.inode(origin)?.nlink < 2
+            }
+            _ => true,
+        };
         let fd = Arc::new(fd);
         let pinned = handle.is_none().then(|| Pinned::named(Arc::clone(&fd)));
         let mut table = self.table.write();
         if let Some(node) = table.by_host.get(&status.ino) {
             return Ok(Arc::clone(node));
         }
-        let wanted = origin.map_or_else(|| NodeId::born(status.ino), NodeId::tree);
+        let wanted = origin.filter(|_| follows).map_or(NodeId::born(status.ino), NodeId::tree);
         let taken = table.nodes.contains_key(&wanted) || table.superseded.contains_key(&wanted);
         let id = if taken {
             NodeId::internal(self.next_internal.fetch_add(1, Ordering::Relaxed))
@@ -388,7 +396,7 @@ impl Union {
             wanted
         };
         // Two private files with one origin are copies that somebody made outside of a mount.
-        let ino = if table.nodes.contains_key(&wanted) && origin.is_some() {
+        let ino = if origin.is_some() && (!follows || table.nodes.contains_key(&wanted)) {
             NodeId::born(status.ino).get()
         } else {
             ino

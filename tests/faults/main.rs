@@ -9,6 +9,7 @@ mod archives;
 mod catalog;
 mod damage;
 mod descriptors;
+mod foreign;
 mod marks;
 mod names;
 mod places;
