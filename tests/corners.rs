@@ -8,15 +8,15 @@
 mod support;
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mica::fs::{Caller, FileSystem, How, OpenRequest};
 use mica::layer::Stack;
 use mica::union::{Attributes, Change, NewEntry, NodeId, SetTime};
-use rustix::fs::RenameFlags;
-use support::library::{Root, at, file_system, regular, store_with, template};
+use rustix::fs::{RenameFlags, XattrFlags};
+use support::library::{Root, at, file_system, regular, run, store_with, template};
 use support::{Disk, DiskFormat, LogFlush, Scratch, shut_down};
 
 /// A child that another test forks holds our locks until it executes: one test at a time.
@@ -410,4 +410,42 @@ fn a_removed_file_that_others_read_is_not_copied_for_a_writer_who_cannot_have_it
     assert!(fs.open(id, WRITE, ROOT).is_err());
     assert_eq!(fs.statistics().copy_ups, 0);
     fs.close(reader.handle).unwrap();
+}
+
+#[test]
+fn what_the_host_directory_passes_on_to_its_children_stays_out() {
+    let _alone = alone();
+    let scratch = Scratch::new("inherit");
+    let store = scratch.directory("store");
+    let stack = template(&store);
+    let dir = scratch.directory("shared");
+    std::os::unix::fs::chown(&dir, Some(0), Some(50)).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o2775)).unwrap();
+    let entry = |tag: u16, perm: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &perm.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let none = u32::MAX;
+    let acl = [
+        2u32.to_le_bytes().to_vec(),
+        entry(1, 7, none),
+        entry(2, 7, 1000),
+        entry(4, 7, none),
+        entry(0x10, 7, none),
+        entry(0x20, 5, none),
+    ]
+    .concat();
+    let (name, flags) = ("system.posix_acl_default", XattrFlags::empty());
+    rustix::fs::setxattr(&dir, name, &acl, flags).unwrap();
+    let private = dir.join("private");
+    let fs = file_system(&store, &stack, Some(&private));
+    let root = Root::serve(fs, &scratch.mountpoint("root"), true, 2);
+    run(&root.mountpoint, "touch new; mkdir dir; touch dir/new; chmod 644 etc/conf");
+    for path in ["", "new", "dir", "dir/new", "etc/conf"] {
+        let path = root.mountpoint.join(path);
+        assert_eq!(fs::metadata(&path).unwrap().gid(), 0, "{path:?}");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7000, 0, "{path:?}");
+        let mut names = Vec::with_capacity(256);
+        rustix::fs::listxattr(&path, rustix::buffer::spare_capacity(&mut names)).unwrap();
+        assert_eq!(String::from_utf8_lossy(&names), "", "{path:?}");
+    }
 }

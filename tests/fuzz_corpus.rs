@@ -14,6 +14,10 @@ mod oci_import;
 mod operations;
 #[path = "../fuzz/cases/tar_import.rs"]
 mod tar_import;
+#[path = "../fuzz/cases/unmounted.rs"]
+mod unmounted;
+#[path = "../fuzz/cases/upper_format.rs"]
+mod upper_format;
 
 fn seed() -> u64 {
     std::env::var("MICA_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
@@ -139,4 +143,10 @@ fn any_bytes_as_an_image_give_an_error_or_layers() {
 #[test]
 fn any_bytes_as_operations_leave_a_root_that_reads_the_same_when_reopened() {
     fuzz("operations", 1_000, operations::run);
+}
+
+/// Needs root: marks are trusted attributes, and whiteouts are devices.
+#[test]
+fn any_bytes_as_a_private_directory_give_an_error_or_a_root() {
+    fuzz("upper_format", 400, upper_format::run);
 }

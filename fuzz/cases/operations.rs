@@ -3,18 +3,15 @@
 //! after it was closed and opened again.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use mica::fs::{Caller, FileSystem, Handle, OpenRequest};
-use mica::layer::{
-    FileKind, LayerBuilder, LayerPath, Layers, Metadata, NewContent, NewNode, Stack, Timestamp,
-    default_shared_paths,
-};
-use mica::object::{Digest, ObjectReader, Objects};
-use mica::private::PrivateLayer;
-use mica::union::{Change, NewEntry, NodeId, SharedSet, Union};
+use mica::layer::FileKind;
+use mica::object::Digest;
+use mica::union::{Change, NewEntry, NodeId};
 use rustix::fs::{FallocateFlags, RenameFlags, XattrFlags};
+
+use crate::unmounted::{Bytes, fixture, fresh_directory, open};
 
 /// Names that operations choose from: some of the template, some not.
 const NAMES: [&[u8]; 5] = [b"usr", b"tool", b"one", b"deep", b"new"];
@@ -22,90 +19,6 @@ const NAMES: [&[u8]; 5] = [b"usr", b"tool", b"one", b"deep", b"new"];
 const STEPS: usize = 400;
 const KNOWN: usize = 16;
 const ROOT_CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, umask: 0o022 };
-
-struct Fixture {
-    store: PathBuf,
-    stack: Stack,
-}
-
-/// A store with one template of all that can be shared; made once, left to the temporary directory.
-fn fixture() -> &'static Fixture {
-    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
-    FIXTURE.get_or_init(|| {
-        let store = fresh_directory("store");
-        let objects = Objects::open_with_locks(&store, no_immutable()).expect("objects");
-        let layers = Layers::open(&store).expect("layers");
-        let staging = objects.begin().expect("staging");
-        let mut builder = LayerBuilder::new();
-        let at = |path: &str| LayerPath::parse(path.as_bytes()).expect("a path");
-        let node = |mode, content| NewNode {
-            metadata: Metadata { mode, uid: 0, gid: 0, mtime: Timestamp { secs: 9, nanos: 9 } },
-            xattrs: Vec::new(),
-            content,
-        };
-        for dir in ["usr", "usr/deep", "usr/tool", "deep", "deep/usr", "new"] {
-            builder.put(&at(dir), node(0o755, NewContent::Directory)).expect("directory");
-        }
-        for file in ["usr/tool/one", "usr/one", "one", "deep/tool", "usr/deep/one"] {
-            let put = staging.put_bytes(file.repeat(300).as_bytes()).expect("object");
-            let (object, size, data_blocks) = (put.id, put.len_bytes, put.data_blocks);
-            let content = NewContent::Regular { object, size, data_blocks };
-            builder.put(&at(file), node(0o4755, content)).expect("file");
-        }
-        for link in ["usr/tool/tool", "deep/usr/one"] {
-            builder.hard_link(&at(link), &at("one")).expect("link");
-        }
-        let symlink = NewContent::Symlink(b"usr/one".as_slice().into());
-        builder.put(&at("tool"), node(0o777, symlink)).expect("symlink");
-        staging.publish().expect("published");
-        let bytes = builder.finish().expect("a layer");
-        let layer = layers.publish(staging.dir(), bytes).expect("layer");
-        staging.finish().expect("finished");
-        Fixture { store, stack: Stack::new(vec![layer]) }
-    })
-}
-
-fn no_immutable() -> mica::object::Locks {
-    mica::object::Locks { readonly_mount: false, immutable: false }
-}
-
-fn fresh_directory(what: &str) -> PathBuf {
-    let base = option_env!("CARGO_TARGET_TMPDIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    for number in 0u64.. {
-        let path = base.join(format!("operations-{what}-{}-{number}", std::process::id()));
-        if std::fs::create_dir_all(&base).is_ok() && std::fs::create_dir(&path).is_ok() {
-            return path;
-        }
-    }
-    unreachable!("numbers do not end")
-}
-
-fn open(fixture: &Fixture, private: &Path) -> Arc<FileSystem> {
-    let layers = Layers::open(&fixture.store).expect("layers");
-    let tree = layers.tree(&fixture.stack).expect("tree");
-    let shared = SharedSet::resolve(&tree, &default_shared_paths()).expect("shared");
-    let private = PrivateLayer::open(private, &fixture.stack).expect("private layer");
-    let objects = ObjectReader::open_with_locks(&fixture.store, no_immutable()).expect("objects");
-    let fs = FileSystem::new(Union::new(tree, objects, Some(private), shared).expect("union"));
-    // Unmounted, nothing passes through; what is decided is decided as if it did.
-    fs.allow_passthrough();
-    fs
-}
-
-/// Takes numbers off the front of the input; zeros when it is used up.
-struct Bytes<'a>(&'a [u8]);
-
-impl Bytes<'_> {
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::from(self.byte()) % bound
-    }
-}
 
 struct Run<'a> {
     fs: Arc<FileSystem>,
@@ -120,7 +33,7 @@ pub(crate) fn run(bytes: &[u8]) {
     let private = fresh_directory("private");
     let before = {
         let mut run = Run {
-            fs: open(fixture, &private),
+            fs: open(fixture, &private).expect("a root"),
             input: Bytes(bytes),
             known: vec![NodeId::ROOT],
             handles: Vec::new(),
@@ -136,7 +49,7 @@ pub(crate) fn run(bytes: &[u8]) {
         }
         describe(&run.fs)
     };
-    let after = describe(&open(fixture, &private));
+    let after = describe(&open(fixture, &private).expect("a root"));
     for (path, row) in &before {
         assert_eq!(Some(row), after.get(path), "{path} changed by being closed");
     }

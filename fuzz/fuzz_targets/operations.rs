@@ -3,5 +3,7 @@
 
 #[path = "../cases/operations.rs"]
 mod operations;
+#[path = "../cases/unmounted.rs"]
+mod unmounted;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| operations::run(bytes));

@@ -12,7 +12,9 @@ mod record;
 mod stage;
 mod whiteout;
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,7 +25,7 @@ pub use record::PrivateRecord;
 pub use stage::{NewInode, Staged};
 
 use crate::layer::Stack;
-use crate::sys::inode;
+use crate::sys::{durable, inode};
 
 /// Names of the parts of a private directory.
 const UPPER: &str = "upper";
@@ -139,20 +141,18 @@ impl PrivateLayer {
         let record = match PrivateRecord::read(&dir, path)? {
             Some(record) => record.on(stack, &dir, path)?,
             None => {
-                let names = listing::read_upper(&dir).map_err(host("list it"))?;
-                // A crash between making the parts and writing the record leaves this much.
-                let ours = [UPPER, WORK, INDEX, record::TEMPORARY, LOST_AND_FOUND];
-                if names.iter().any(|e| !ours.iter().any(|o| o.as_bytes() == &*e.name)) {
+                if !is_unused(&dir).map_err(host("list it"))? {
                     return Err(PrivateError::Foreign(path.to_owned()));
                 }
+                // A container's set-id programs are not for the users of this host.
+                inode::set_mode(&dir, 0o700).map_err(host("close it to others"))?;
+                let adopted = holds_something(&dir, UPPER).map_err(host("list upper"))?;
                 for part in [UPPER, WORK, INDEX] {
-                    match rustix::fs::mkdirat(&dir, part, Mode::RWXU) {
-                        Ok(()) | Err(Errno::EXIST) => {}
-                        Err(errno) => return Err(host("make its parts")(errno)),
+                    // What is taken over keeps the metadata that the root shows.
+                    if !(adopted && part == UPPER) {
+                        make_part(&dir, part).map_err(host("make its parts"))?;
                     }
                 }
-                let upper = open(dir.as_fd(), UPPER).map_err(host("open upper"))?;
-                let adopted = !listing::read_upper(&upper).map_err(host("list upper"))?.is_empty();
                 PrivateRecord::new(stack, adopted).write(&dir, path)?
             }
         };
@@ -166,7 +166,7 @@ impl PrivateLayer {
             next_temporary: AtomicU64::new(0),
         };
         layer.check_marks()?;
-        layer.clean_work().map_err(host("clean work"))?;
+        layer.remove_leftovers().map_err(host("remove what a crash left in it"))?;
         layer.probe()?;
         Ok(layer)
     }
@@ -206,21 +206,14 @@ impl PrivateLayer {
         format!("#{:x}", self.next_temporary.fetch_add(1, Ordering::Relaxed)).into_bytes()
     }
 
-    /// Removes what a crash left in `work/`.
-    fn clean_work(&self) -> Result<(), Errno> {
-        for entry in listing::read_upper(&self.work)? {
-            if &*entry.name == whiteout::SHARED {
-                continue;
-            }
-            if entry.kind == listing::UpperKind::Directory {
-                let leftover = inode::open_path(&self.work, &entry.name)?;
-                empty(&leftover)?;
-                rustix::fs::unlinkat(&self.work, &*entry.name, AtFlags::REMOVEDIR)?;
-            } else {
-                rustix::fs::unlinkat(&self.work, &*entry.name, AtFlags::empty())?;
+    /// Removes what a crash left.
+    fn remove_leftovers(&self) -> Result<(), Errno> {
+        for entry in listing::read_upper(&self.dir)? {
+            if durable::is_staged(OsStr::from_bytes(&entry.name)) {
+                rustix::fs::unlinkat(&self.dir, &*entry.name, AtFlags::empty())?;
             }
         }
-        Ok(())
+        empty_but(&self.work, whiteout::SHARED)
     }
 
     /// Notices a copy that left the marks behind: then content that lies in the tree would be
@@ -251,14 +244,67 @@ impl PrivateLayer {
     }
 }
 
+/// True if there is nothing in `dir` but what a crash leaves between making the parts and
+/// writing the record, or an upper directory that is to be taken over.
+fn is_unused(dir: impl AsFd) -> Result<bool, Errno> {
+    for entry in listing::read_upper(&dir)? {
+        let named = |name: &str| name.as_bytes() == &*entry.name;
+        if named(UPPER) {
+            continue;
+        }
+        if let Some(part) = [WORK, INDEX].into_iter().find(|part| named(part)) {
+            // Ours are emptied; those of another overlay may be in use.
+            if holds_something(&dir, part)? {
+                return Ok(false);
+            }
+        } else if !named(LOST_AND_FOUND) && !durable::is_staged(OsStr::from_bytes(&entry.name)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether there is an entry in the directory `name`, or `name` is no directory.
+fn holds_something(dir: impl AsFd, name: &str) -> Result<bool, Errno> {
+    let part = match inode::open_path(dir, name.as_bytes()) {
+        Err(Errno::NOENT) => return Ok(false),
+        part => part?,
+    };
+    match listing::read_upper(&part) {
+        Err(Errno::NOTDIR) => Ok(true),
+        names => Ok(!names?.is_empty()),
+    }
+}
+
+/// Makes a part of the private directory, free of what the host hands down to new entries: the
+/// group of a set-group-id directory, a default ACL. Everything is made in these parts.
+fn make_part(dir: impl AsFd, name: &str) -> Result<(), Errno> {
+    match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let part = inode::open_path(&dir, name.as_bytes())?;
+    inode::set_owner(&part, Some(0), Some(0))?;
+    for acl in ["system.posix_acl_access", "system.posix_acl_default"] {
+        match inode::remove_xattr(&part, acl.as_bytes()) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    inode::set_mode(&part, 0o700)
+}
+
 /// Empties a directory that is no longer part of the merged view.
 ///
 /// Such a directory holds whiteouts and, after a crash, at most staged leftovers.
 pub fn empty(dir: impl AsFd) -> Result<(), Errno> {
-    for entry in listing::read_upper(&dir)? {
+    empty_but(dir, b"")
+}
+
+fn empty_but(dir: impl AsFd, kept: &[u8]) -> Result<(), Errno> {
+    for entry in listing::read_upper(&dir)?.iter().filter(|entry| &*entry.name != kept) {
         if entry.kind == listing::UpperKind::Directory {
-            let child = inode::open_path(&dir, &entry.name)?;
-            empty(&child)?;
+            empty(inode::open_path(&dir, &entry.name)?)?;
             rustix::fs::unlinkat(&dir, &*entry.name, AtFlags::REMOVEDIR)?;
         } else {
             rustix::fs::unlinkat(&dir, &*entry.name, AtFlags::empty())?;
@@ -314,6 +360,45 @@ mod tests {
             Err(PrivateError::Foreign(_))
         ));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn parts_that_hold_something_are_foreign_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let theirs = dir.path().join("work/work/file");
+        std::fs::create_dir_all(theirs.parent().unwrap()).unwrap();
+        std::fs::create_dir(dir.path().join("upper")).unwrap();
+        std::fs::write(&theirs, b"dear").unwrap();
+        assert!(matches!(
+            PrivateLayer::open(dir.path(), &stack(&["a"])),
+            Err(PrivateError::Foreign(_))
+        ));
+        assert_eq!(std::fs::read(theirs).unwrap(), b"dear");
+    }
+
+    #[test]
+    fn a_crash_before_the_record_leaves_a_directory_that_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        for part in ["upper", "work"] {
+            std::fs::create_dir(dir.path().join(part)).unwrap();
+        }
+        std::fs::write(dir.path().join(".mica.json.1-2-3.staged"), b"{").unwrap();
+        drop(PrivateLayer::open(dir.path(), &stack(&["a"])).unwrap());
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["index", "mica.json", "upper", "work"]);
+    }
+
+    #[test]
+    fn users_of_the_host_are_kept_out() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        drop(PrivateLayer::open(&path, &stack(&["a"])).unwrap());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]

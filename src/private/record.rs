@@ -1,5 +1,6 @@
 //! `DIR/mica.json`: the stack a private layer's changes lie on.
 
+use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -9,10 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::PrivateError;
 use crate::layer::Stack;
+use crate::sys::durable::{self, Existing};
 
 const NAME: &str = "mica.json";
-/// The record while it is being written.
-pub(super) const TEMPORARY: &str = "mica.json.new";
 const FORMAT: u32 = 1;
 
 /// What a private directory says of itself.
@@ -69,26 +69,16 @@ impl PrivateRecord {
         Self { format: FORMAT, stack: stack.clone(), adopted }
     }
 
-    /// Writes the record durably: the file, its name, the directory.
+    /// Writes the record durably.
     pub(super) fn write(self, dir: impl AsFd, path: &Path) -> Result<Self, PrivateError> {
         let text = serde_json::to_vec_pretty(&self).expect("a stack is plain data");
-        let write = || -> Result<(), Errno> {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-            let file = rustix::fs::openat(&dir, TEMPORARY, flags, Mode::RUSR | Mode::WUSR)?;
-            let mut rest = text.as_slice();
-            while !rest.is_empty() {
-                let written = rustix::io::write(&file, rest)?;
-                rest = rest.get(written..).unwrap_or_default();
-            }
-            rustix::fs::fsync(&file)?;
-            rustix::fs::renameat(&dir, TEMPORARY, &dir, NAME)?;
-            rustix::fs::fsync(&dir)
-        };
-        write().map_err(|errno| PrivateError::Host {
-            dir: path.to_owned(),
-            what: "write its record",
-            errno,
-        })?;
+        durable::write_file(dir.as_fd(), OsStr::new(NAME), &text, Existing::Replace).map_err(
+            |error| PrivateError::Host {
+                dir: path.to_owned(),
+                what: "write its record",
+                errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+            },
+        )?;
         Ok(self)
     }
 }
