@@ -20,8 +20,9 @@ pub fn detached_readonly(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     set_attributes(
         tree.as_fd(),
         libc::mount_attr {
-            attr_set: libc::MOUNT_ATTR_RDONLY,
-            attr_clr: 0,
+            // NOATIME too: relatime would try at every read, in vain, to write an old access time.
+            attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOATIME,
+            attr_clr: libc::MOUNT_ATTR__ATIME,
             propagation: 0,
             userns_fd: 0,
         },

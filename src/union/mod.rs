@@ -60,7 +60,7 @@ const NAMELESS: NonZeroUsize = NonZeroUsize::new(1 << 20).expect("the constant i
 ///
 /// What the kernel was told it keeps for ever, so most of the tree is looked at once; the mount
 /// process must not hold all that was ever looked at.
-const LOOKS: u32 = 2048;
+const LOOKS: u32 = 512;
 
 /// The merged view of one root.
 pub struct Union {
