@@ -260,7 +260,11 @@ fn everything(world: &mut dyn World) -> Vec<Place> {
 
 fn unmounted_root_is_the_model(passthrough: bool) {
     support::require_root();
-    let cases = std::env::var("MICA_MODEL_CASES").map_or(40, |text| text.parse().unwrap());
+    let cases = match std::env::var("MICA_TEST_COUNTS").as_deref() {
+        Ok("quick") => 10,
+        Ok("long") => 2000,
+        _ => 50,
+    };
     for seed in 1..=2 {
         let fixture = Fixture::new(seed);
         // Failing seeds are printed; a file of them would be read by no other checkout.

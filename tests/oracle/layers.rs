@@ -78,6 +78,64 @@ pub(crate) struct Layer {
     pub(crate) entries: Vec<Entry>,
 }
 
+impl Layer {
+    /// Several layers in one, each under a directory of its own.
+    pub(crate) fn side_by_side<'a>(parts: impl Iterator<Item = (Place, &'a Layer)>) -> Self {
+        let mut all = Self::default();
+        for (top, layer) in parts {
+            let within = |place: &Place| top.join(place.as_bytes());
+            all.entries.push(Entry {
+                place: top.clone(),
+                node: Node::Directory,
+                metadata: Metadata {
+                    mode: 0o755,
+                    uid: 0,
+                    gid: 0,
+                    mtime: (1_000_000_000, 0),
+                    xattrs: BTreeMap::new(),
+                },
+            });
+            all.entries.extend(layer.entries.iter().map(|entry| Entry {
+                place: within(&entry.place),
+                node: match &entry.node {
+                    Node::HardLink(target) => Node::HardLink(within(target)),
+                    node => node.clone(),
+                },
+                metadata: entry.metadata.clone(),
+            }));
+        }
+        all
+    }
+}
+
+/// A directory of `names` files, over two layers: every third name is only in the higher one.
+pub(crate) fn large_directory(directory: &Place, names: usize) -> Vec<Layer> {
+    let metadata = |mode| Metadata {
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: (1_000_000_000, 0),
+        xattrs: BTreeMap::new(),
+    };
+    let file = |number: usize| Entry {
+        place: directory.join(format!("file{number}").as_bytes()),
+        node: Node::Regular(Content::of(Fill { len: 10, seed: 1 })),
+        metadata: metadata(0o644),
+    };
+    let mut layers = Vec::new();
+    for higher in [false, true] {
+        let mut entries = vec![Entry {
+            place: directory.clone(),
+            node: Node::Directory,
+            metadata: metadata(0o755),
+        }];
+        let numbers = (0..names).filter(|number| number.is_multiple_of(3) == higher);
+        entries.extend(numbers.map(file));
+        layers.push(Layer { entries });
+    }
+    layers
+}
+
 /// A random stack, lowest first. The lowest has `usr` (shared opens) and `srv` (coherent ones).
 pub(crate) fn random_stack(seed: u64, layers: usize) -> Vec<Layer> {
     let mut maker = Maker { random: fastrand::Rng::with_seed(seed), merged: BTreeMap::new() };

@@ -2,7 +2,7 @@
 //! which says what a POSIX file system does. Every difference is a fault or a sentence in
 //! docs/SEMANTICS.md.
 //!
-//! `MICA_ORACLE_SEED` runs one seed, `MICA_ORACLE_STEPS` sets the steps of a run.
+//! `MICA_ORACLE_SEED` runs one seed, `MICA_ORACLE_STEPS` sets the steps of a history.
 
 // The modules are shared with tests/model.rs, which uses more of some.
 #![allow(dead_code)]
@@ -26,30 +26,38 @@ mod world;
 use std::rc::Rc;
 
 use compare::{Comparer, Tolerance};
-use drive::{Failure, Pair, explore, report, shorten};
+use drive::{Failure, Pair, Parting, explore, replay, report, shorten};
 use format::Overlaid;
 use generate::Profile;
 use host::HostTree;
-use layers::{Layer, Node, random_stack, set_mtime, write_tar};
-use stage::MicaTemplate;
+use layers::{Layer, Node, large_directory, random_stack, set_mtime, write_tar};
+use operation::{NodeKind, Operation, Place, RenameHow, Step, Target, Who};
+use stage::{Crowd, MicaTemplate};
 use support::{Scratch, Succeed};
-use world::World;
+use world::{LISTINGS, World};
 
 /// A number that the environment fixes.
 fn fixed(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
-/// Runs the seeds that the environment asks for, or `count` fresh ones.
-fn explore_seeds<F: FnMut() -> Pair>(
-    count: u64,
-    steps: usize,
-    mut prepare: impl FnMut(Vec<Layer>) -> F,
-) {
-    let steps = fixed("MICA_ORACLE_STEPS").map_or(steps, |n| usize::try_from(n).unwrap());
+/// Histories of a test, and steps of a history.
+fn counts() -> (u64, usize) {
+    let (histories, steps) = match std::env::var("MICA_TEST_COUNTS").as_deref() {
+        Ok("quick") => (1, 1500),
+        Ok("long") => (100, 20_000),
+        _ => (3, 4000),
+    };
+    let steps = fixed("MICA_ORACLE_STEPS").map_or(steps, |steps| usize::try_from(steps).unwrap());
+    (histories, steps)
+}
+
+/// Runs the seed that the environment fixes, or fresh ones.
+fn explore_seeds<F: FnMut() -> Pair>(mut prepare: impl FnMut(Vec<Layer>) -> F) {
+    let (histories, steps) = counts();
     let seeds: Vec<u64> = match fixed("MICA_ORACLE_SEED") {
         Some(seed) => vec![seed],
-        None => (0..count).map(|_| fastrand::u64(0..1_000_000_000)).collect(),
+        None => (0..histories).map(|_| fastrand::u64(0..1_000_000_000)).collect(),
     };
     for seed in seeds {
         println!("MICA_ORACLE_SEED={seed} MICA_ORACLE_STEPS={steps}");
@@ -57,10 +65,8 @@ fn explore_seeds<F: FnMut() -> Pair>(
         match explore(&mut fresh(), seed, steps, Profile::MOUNTED) {
             Ok(succeeded) => println!("{succeeded} of {steps} steps succeeded"),
             Err(failure) => {
-                println!(
-                    "found after {} steps: {}",
-                    failure.parting.steps, failure.parting.difference.what
-                );
+                let Parting { steps, difference } = &failure.parting;
+                println!("found after {steps} steps: {}", difference.what);
                 let short: Failure = shorten(&failure, &mut fresh);
                 panic!("seed {seed}, shortened:\n{}", report(&short));
             }
@@ -71,13 +77,13 @@ fn explore_seeds<F: FnMut() -> Pair>(
 #[test]
 fn a_second_plain_directory_never_differs() {
     support::require_root();
-    explore_seeds(2, 2000, |layers| move || stage::plain(&layers));
+    explore_seeds(|layers| move || stage::plain(&layers));
 }
 
 #[test]
 fn mica_root_with_passthrough_is_a_plain_directory() {
     support::require_root();
-    explore_seeds(2, 3000, |layers| {
+    explore_seeds(|layers| {
         let template = MicaTemplate::import(&layers);
         move || template.root(true)
     });
@@ -86,10 +92,88 @@ fn mica_root_with_passthrough_is_a_plain_directory() {
 #[test]
 fn mica_root_without_passthrough_is_a_plain_directory() {
     support::require_root();
-    explore_seeds(2, 3000, |layers| {
+    explore_seeds(|layers| {
         let template = MicaTemplate::import(&layers);
         move || template.root(false)
     });
+}
+
+/// Several histories at once in one root, each in a directory of its own, and then the whole.
+fn crowd_is_a_plain_directory(passthrough: bool) {
+    support::require_root();
+    const PARTS: u64 = 4;
+    let (_, steps) = counts();
+    let seed = fixed("MICA_ORACLE_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
+    println!("MICA_ORACLE_SEED={seed}");
+    let stacks: Vec<_> = (0..PARTS).map(|part| random_stack(seed + part, 3)).collect();
+    let crowd = Crowd::gather(&stacks, passthrough);
+    let profile = Profile { remount: false, ..Profile::MOUNTED };
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..PARTS)
+            .map(|part| {
+                let crowd = &crowd;
+                scope.spawn(move || {
+                    let index = usize::try_from(part).unwrap();
+                    let parted = explore(&mut crowd.part(index), seed + part, steps, profile);
+                    // There is no shortening: the other parts are part of it.
+                    parted.map_err(|failure| report(&failure))
+                })
+            })
+            .collect();
+        for part in parts {
+            if let Err(report) = part.join().unwrap() {
+                panic!("seed {seed}:\n{report}");
+            }
+        }
+    });
+    replay(&mut crowd.whole(), &[]).unwrap_or_else(|parting| panic!("{}", parting.difference.what));
+}
+
+#[test]
+fn crowded_root_with_passthrough_is_a_plain_directory() {
+    crowd_is_a_plain_directory(true);
+}
+
+#[test]
+fn crowded_root_without_passthrough_is_a_plain_directory() {
+    crowd_is_a_plain_directory(false);
+}
+
+/// Listings of a directory that takes many requests to read, while names come, go and move.
+#[test]
+fn large_directory_is_listed_whole_while_it_changes() {
+    support::require_root();
+    let directory = Place::new("srv");
+    let seed = fixed("MICA_ORACLE_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
+    println!("MICA_ORACLE_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let template = MicaTemplate::import(&large_directory(&directory, 3000));
+    let mut name = || directory.join(format!("file{}", random.usize(0..4000)).as_bytes());
+    let mut choice = fastrand::Rng::with_seed(seed + 1);
+    let mut steps: Vec<Operation> = Vec::new();
+    for slot in 0..LISTINGS {
+        steps.push(Operation::OpenListing { slot, place: directory.clone() });
+    }
+    for _ in 0..1500 {
+        let slot = choice.usize(0..LISTINGS);
+        steps.push(match choice.u32(0..10) {
+            0..=3 => Operation::ListSome { slot, seek: choice.bool() },
+            4 | 5 => Operation::Unlink { place: name() },
+            6 => Operation::Rename { from: name(), to: name(), how: RenameHow::Replace },
+            7 => Operation::Rename { from: name(), to: name(), how: RenameHow::Exchange },
+            8 => Operation::Chmod { target: Target::Name(name()), mode: 0o600 },
+            _ => Operation::MakeNode { place: name(), kind: NodeKind::Regular, mode: 0o644 },
+        });
+    }
+    for slot in 0..LISTINGS {
+        steps.push(Operation::ListRest { slot });
+    }
+    steps.push(Operation::EmptyWhileListing { place: directory });
+    let steps: Vec<Step> =
+        steps.into_iter().map(|operation| Step { who: Who::Root, umask: 0, operation }).collect();
+    if let Err(parting) = replay(&mut template.root(true), &steps) {
+        panic!("seed {seed}, after {} steps: {}", parting.steps, parting.difference.what);
+    }
 }
 
 /// The comparer can fail: the kernel's overlayfs, which is no POSIX file system and says so, parts

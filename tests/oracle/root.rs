@@ -41,6 +41,8 @@ pub(crate) struct RootSpec {
     pub(crate) passthrough: bool,
     /// Whether objects are reached through a read-only mount.
     pub(crate) readonly_mount: bool,
+    /// What is opened in the shared way; by default what templates have.
+    pub(crate) shared_paths: Vec<String>,
 }
 
 /// Imports `layers`, each as a tar archive on those below it, into the new store `store`.
@@ -153,8 +155,7 @@ pub(crate) fn serve_if_asked() {
     let objects = ObjectReader::open_with_locks(&spec.store, locks).unwrap();
     let private = spec.private.as_ref().map(|dir| PrivateLayer::open(dir, &spec.stack).unwrap());
     let flags = if private.is_none() { MountFlags::RDONLY } else { MountFlags::empty() };
-    let patterns = mica::layer::template::default_shared_paths();
-    let shared = SharedSet::resolve(&tree, &patterns).unwrap();
+    let shared = SharedSet::resolve(&tree, &spec.shared_paths).unwrap();
     let file_system = FileSystem::new(Union::new(tree, objects, private, shared).unwrap());
     let options = MountOptions {
         mountpoint: spec.mountpoint.clone(),

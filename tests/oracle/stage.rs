@@ -6,13 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use mica::layer::Stack;
+use mica::layer::{Stack, default_shared_paths};
 use mica::object::Locks;
 use rustix::fs::Mode;
 
 use crate::compare::Tolerance;
 use crate::drive::{Pair, Stage};
-use crate::host::HostTree;
+use crate::host::{HostTree, now_secs};
 use crate::layers::{Layer, set_mtime, unpack};
 use crate::operation::Place;
 use crate::root::{RootSpec, ServedRoot, import_stack};
@@ -131,6 +131,7 @@ impl MicaTemplate {
             mountpoint: scratch.mountpoint("subject"),
             passthrough,
             readonly_mount: true,
+            shared_paths: default_shared_paths(),
         });
         Pair {
             reference: Box::new(HostTree::new(reference)),
@@ -138,6 +139,89 @@ impl MicaTemplate {
             stage: Box::new(MicaStage { root, passthrough, _scratch: scratch }),
         }
     }
+}
+
+/// One root, changed by several histories at once, each in a directory of its own.
+pub(crate) struct Crowd {
+    root: ServedRoot,
+    reference: PathBuf,
+    tops: Vec<String>,
+    passthrough: bool,
+    epoch_secs: i64,
+    _scratch: Scratch,
+}
+
+impl Crowd {
+    /// Mounts `stacks`, each under a directory of its own; all have as many layers.
+    pub(crate) fn gather(stacks: &[Vec<Layer>], passthrough: bool) -> Self {
+        let scratch = Scratch::new("oracle-crowd");
+        let tops: Vec<String> = (0..stacks.len()).map(|index| format!("t{index}")).collect();
+        let layers: Vec<Layer> = (0..stacks[0].len())
+            .map(|level| {
+                let parts = stacks.iter().zip(&tops);
+                Layer::side_by_side(parts.map(|(stack, top)| (Place::new(top), &stack[level])))
+            })
+            .collect();
+        let (reference, store) = (scratch.path().join("reference"), scratch.path().join("store"));
+        merged(&layers, &reference);
+        let root = ServedRoot::start(&RootSpec {
+            stack: import_stack(&store, &layers, Locks::ALL),
+            store,
+            private: Some(scratch.path().join("private")),
+            mountpoint: scratch.mountpoint("subject"),
+            passthrough,
+            readonly_mount: true,
+            shared_paths: tops.iter().map(|top| format!("/{top}/usr")).collect(),
+        });
+        let epoch_secs = now_secs() - 1;
+        Self { root, reference, tops, passthrough, epoch_secs, _scratch: scratch }
+    }
+
+    /// The part of one history. Made by the thread that uses it.
+    pub(crate) fn part(&self, index: usize) -> Pair {
+        let top = &self.tops[index];
+        Pair {
+            reference: Box::new(HostTree::new(self.reference.join(top))),
+            subject: Box::new(HostTree::new(self.root.path().join(top))),
+            stage: Box::new(PartStage { passthrough: self.passthrough }),
+        }
+    }
+
+    /// Everything together.
+    pub(crate) fn whole(self) -> Pair {
+        let Self { root, reference, passthrough, epoch_secs, _scratch, .. } = self;
+        Pair {
+            reference: Box::new(HostTree::since(reference, epoch_secs)),
+            subject: Box::new(HostTree::since(root.path(), epoch_secs)),
+            stage: Box::new(MicaStage { root, passthrough, _scratch: Rc::new(_scratch) }),
+        }
+    }
+}
+
+struct PartStage {
+    passthrough: bool,
+}
+
+impl Stage for PartStage {
+    fn remount(&mut self) {}
+
+    fn tolerance(&self) -> Tolerance {
+        mica_tolerance(self.passthrough)
+    }
+
+    fn shared_directories(&self) -> Vec<Place> {
+        mica_shared(self.passthrough)
+    }
+}
+
+fn mica_tolerance(passthrough: bool) -> Tolerance {
+    // An inode that got a new number at copy-up lists as that (docs/SEMANTICS.md).
+    let internal_numbers = passthrough.then_some((1 << 61, 1 << 62));
+    Tolerance { internal_numbers, lazy_maps: !passthrough, ..Tolerance::default() }
+}
+
+fn mica_shared(passthrough: bool) -> Vec<Place> {
+    if passthrough { vec![Place::new("usr")] } else { Vec::new() }
 }
 
 struct MicaStage {
@@ -152,14 +236,11 @@ impl Stage for MicaStage {
     }
 
     fn tolerance(&self) -> Tolerance {
-        // An inode that got a new number at copy-up lists as that (docs/SEMANTICS.md).
-        let internal_numbers = self.passthrough.then_some((1 << 61, 1 << 62));
-        let lazy_maps = !self.passthrough;
-        Tolerance { internal_numbers, lazy_maps, ..Tolerance::default() }
+        mica_tolerance(self.passthrough)
     }
 
     fn shared_directories(&self) -> Vec<Place> {
-        if self.passthrough { vec![Place::new("usr")] } else { Vec::new() }
+        mica_shared(self.passthrough)
     }
 }
 
