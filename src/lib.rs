@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod fs;
 pub mod fuse;
 pub mod host;
+pub mod inspect;
 pub mod layer;
 pub mod object;
 pub mod private;

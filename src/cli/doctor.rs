@@ -19,7 +19,7 @@ pub(super) fn run(wanted: &Doctor, store: &Path, output: &Output) -> Result<Exit
             store.display()
         )
     })?;
-    let status = if report.can_mount() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let status = if report.can_mount() { ExitCode::SUCCESS } else { ExitCode::from(super::FOUND) };
     if wanted.json.json {
         output.json(&report)?;
         return Ok(status);

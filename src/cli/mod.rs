@@ -26,8 +26,11 @@ use clap::Parser;
 use arguments::{Arguments, Verb};
 use output::Output;
 
-/// A failure that Mica told about.
-const FAILED: u8 = 1;
+/// What was asked for is done, and the answer is that something differs or is damaged.
+const FOUND: u8 = 1;
+
+/// A failure that Mica told about; mistakes in the grammar end so too.
+const FAILED: u8 = 2;
 
 /// What a shell reports of a program that a closed pipe ended.
 const BROKEN_PIPE: u8 = 141;

@@ -1,24 +1,98 @@
 //! What a person, or a program, reads.
+//!
+//! Conventions of every command that looks: a table or text by default, with units; with
+//! `--json` the whole answer, sizes in bytes; with `-q` the names alone, one a line. Colour
+//! goes to terminals only. Names are escaped for people (`inspect/text.rs`) and exact in JSON.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 
 use anyhow::Result;
 use serde::Serialize;
+
+pub(super) use crate::inspect::text::printable;
 
 /// Where results and remarks go.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Output {
     quiet: bool,
+    colour: bool,
+}
+
+/// What a piece of text says by its colour.
+#[allow(dead_code)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Paint {
+    /// Something that is new.
+    Added,
+    /// Something that is not what it was.
+    Changed,
+    /// Something that is gone.
+    Removed,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A program.
+    Program,
+    /// What matters less.
+    Faint,
+    /// A heading.
+    Bold,
+    /// Damage.
+    Alarm,
+}
+
+impl Paint {
+    /// The parameters of the terminal's "select graphic rendition".
+    fn code(self) -> &'static str {
+        match self {
+            Self::Added | Self::Program => "32",
+            Self::Changed => "33",
+            Self::Removed => "31",
+            Self::Directory => "34",
+            Self::Link => "36",
+            Self::Faint => "2",
+            Self::Bold => "1",
+            Self::Alarm => "1;31",
+        }
+    }
 }
 
 impl Output {
     pub(super) fn new(quiet: bool) -> Self {
-        Self { quiet }
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        // https://no-color.org
+        let colour = io::stdout().is_terminal() && !set("NO_COLOR") && !dumb;
+        Self { quiet, colour }
     }
 
-    /// Whether only results and errors are wanted.
+    /// Whether only results and errors are wanted; of a list, the names alone.
     pub(super) fn is_quiet(self) -> bool {
         self.quiet
+    }
+
+    /// `text` in colour, if somebody sees it.
+    pub(super) fn paint(self, paint: Paint, text: &str) -> String {
+        if self.colour { format!("\x1b[{}m{text}\x1b[0m", paint.code()) } else { text.to_owned() }
+    }
+
+    /// Prints what may be long: written in large pieces.
+    pub(super) fn pour(self, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+        let mut stdout = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
+        fill(&mut stdout)?;
+        stdout.flush()?;
+        Ok(())
+    }
+
+    /// Prints names alone, one a line, escaped.
+    pub(super) fn names(self, names: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Result<()> {
+        self.pour(|out| {
+            for name in names {
+                writeln!(out, "{}", printable(name.as_ref()))?;
+            }
+            Ok(())
+        })
     }
 
     /// Prints a result.
@@ -42,22 +116,32 @@ impl Output {
 
     /// Prints a value as JSON.
     pub(super) fn json(self, value: &impl Serialize) -> Result<()> {
-        let mut stdout = io::stdout().lock();
-        serde_json::to_writer_pretty(&mut stdout, value).map_err(io::Error::from)?;
-        writeln!(stdout)?;
-        Ok(())
+        self.pour(|out| {
+            serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
+            writeln!(out)?;
+            Ok(())
+        })
     }
 
     /// Prints rows in columns under their headings; numbers go to the right.
     pub(super) fn table(self, headings: &[&str], rows: &[Vec<String>]) -> Result<()> {
-        self.line(columns(headings, rows).trim_end())
+        let text = columns(headings, rows);
+        let (heading, rows) = text.split_once('\n').unwrap_or_default();
+        self.line(self.paint(Paint::Bold, heading))?;
+        if rows.is_empty() { Ok(()) } else { self.line(rows.trim_end()) }
     }
 }
 
 /// Prints an error sentence.
 pub(super) fn complain(sentence: &str) {
     // Without standard error there is nobody to tell.
-    let _told = writeln!(io::stderr().lock(), "mica: {sentence}");
+    let _told = writeln!(io::stderr().lock(), "mica: {}", harmless(sentence));
+}
+
+/// A sentence without what a terminal would obey. Names in it are mostly escaped already, so
+/// backslashes stay as they are.
+fn harmless(sentence: &str) -> String {
+    printable(sentence.as_bytes()).replace("\\\\", "\\")
 }
 
 /// A size in bytes, for a person.
@@ -73,7 +157,7 @@ pub(super) fn count(number: u64, noun: &str) -> String {
 
 /// A path as text.
 pub(super) fn path(path: &std::path::Path) -> String {
-    path.display().to_string()
+    printable(path.as_os_str().as_encoded_bytes())
 }
 
 fn columns(headings: &[&str], rows: &[Vec<String>]) -> String {
@@ -121,6 +205,11 @@ mod tests {
             "TEMPLATE      SIZE  ROOTS\ndebian:12  178 MiB\na:1            9 B  web1\n"
         );
         assert_eq!(columns(&["A"], &[]), "A\n");
+    }
+
+    #[test]
+    fn a_sentence_cannot_command_the_terminal() {
+        assert_eq!(harmless("no \x1b[2J \"a\\n\""), "no \\x1b[2J \"a\\n\"");
     }
 
     #[test]

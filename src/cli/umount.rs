@@ -34,7 +34,7 @@ pub(super) fn run(wanted: &Umount, store: &Path, output: &Output) -> Result<Exit
             )),
             Err(error) => {
                 complain(&sentence(&error));
-                status = ExitCode::FAILURE;
+                status = ExitCode::from(super::FAILED);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, ResolveFlags, StatVfs, StatxAttributes, StatxFlags, fstat,
+    AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatVfs, StatxAttributes, StatxFlags, fstat,
     fstatvfs, openat2, statx,
 };
 use rustix::io::{Errno, retry_on_intr};
@@ -91,6 +91,33 @@ impl ObjectReader {
             Err(Errno::LOOP | Errno::NOTDIR) => Err(ObjectError::Damaged(*id)),
             Err(error) => Err(ObjectError::sys("open", self.path.join(path))(error)),
         }
+    }
+}
+
+impl ObjectReader {
+    /// The objects whose digests begin with these digits, at least two of them, in order.
+    ///
+    /// # Errors
+    /// [`ObjectError::Io`].
+    pub fn beginning_with(&self, digits: &str) -> Result<Vec<ObjectId>, ObjectError> {
+        let fan_out = digits.get(..2).unwrap_or(digits);
+        let path = || self.path.join(fan_out);
+        let dir = match open_dir(self.objects.as_fd(), fan_out) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            Err(error) => return Err(ObjectError::sys("open", path())(error)),
+        };
+        let mut ids = Vec::new();
+        for entry in Dir::new(dir).map_err(ObjectError::sys("list", path()))? {
+            let entry = entry.map_err(ObjectError::sys("list", path()))?;
+            let Ok(rest) = entry.file_name().to_str() else { continue };
+            let name = format!("{fan_out}{rest}");
+            if name.starts_with(digits) {
+                ids.extend(name.parse::<ObjectId>().ok());
+            }
+        }
+        ids.sort_unstable();
+        Ok(ids)
     }
 }
 

@@ -53,5 +53,5 @@ pub(super) fn run(rehash: bool, json: Json, store: &Path, output: Output) -> Res
             count(checked.objects, "object"),
         ))?;
     }
-    Ok(if damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if damaged { ExitCode::from(crate::cli::FOUND) } else { ExitCode::SUCCESS })
 }

@@ -37,6 +37,9 @@ pub(super) fn run(json: Json, store: &Path, output: Output) -> Result<()> {
             .collect();
         return output.json(&values);
     }
+    if output.is_quiet() {
+        return output.names(summaries.iter().map(|summary| summary.template.name.to_string()));
+    }
     let rows: Vec<Vec<String>> = summaries
         .iter()
         .map(|summary| {

@@ -1,0 +1,98 @@
+//! Why something could not be looked at, in sentences for a person.
+
+use std::io;
+
+use crate::host::roots::RootError;
+use crate::host::{HostError, StoreError};
+use crate::layer::{LayersError, ManifestError, PathError};
+use crate::object::ObjectError;
+use crate::private::PrivateError;
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The store, its names or its roots.
+    #[error(transparent)]
+    Host(Box<HostError>),
+    /// A layer, tree or template.
+    #[error(transparent)]
+    Layers(#[from] LayersError),
+    /// A manifest.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// An object.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// A private directory.
+    #[error(transparent)]
+    Private(#[from] PrivateError),
+    /// What was given is no path.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// A word means nothing here.
+    #[error("no {what} is called {word:?}{hint}")]
+    Unknown {
+        /// What it could have been: "template or layer".
+        what: String,
+        /// The word.
+        word: String,
+        /// The nearest name, as the end of a clause.
+        hint: String,
+    },
+    /// The first digits of a digest fit several things.
+    #[error("{word:?} fits {}; give more digits", candidates.join(", "))]
+    Ambiguous {
+        /// The digits.
+        word: String,
+        /// What they fit: "layer 6b1f…".
+        candidates: Vec<String>,
+    },
+    /// Nothing lies at a path.
+    #[error("{whole} has no {path}{hint}")]
+    NoPath {
+        /// What was looked into.
+        whole: String,
+        /// The path, printable.
+        path: String,
+        /// The nearest name beside it, as the end of a clause.
+        hint: String,
+    },
+    /// What lies at a path is not what is needed.
+    #[error("{path} of {whole} is {found}, not {needed}")]
+    NotThat {
+        /// What was looked into.
+        whole: String,
+        /// The path, printable.
+        path: String,
+        /// What lies there.
+        found: &'static str,
+        /// What is needed.
+        needed: &'static str,
+    },
+    /// The system refused.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was being done, and to what.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl From<HostError> for InspectError {
+    fn from(error: HostError) -> Self {
+        Self::Host(Box::new(error))
+    }
+}
+
+impl From<StoreError> for InspectError {
+    fn from(error: StoreError) -> Self {
+        HostError::from(error).into()
+    }
+}
+
+impl From<RootError> for InspectError {
+    fn from(error: RootError) -> Self {
+        HostError::from(error).into()
+    }
+}

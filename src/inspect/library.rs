@@ -1,0 +1,59 @@
+//! One store, opened for looking.
+
+use std::path::Path;
+
+use crate::host::{Access, RootRecord, Roots, Store};
+use crate::layer::Layers;
+use crate::object::ObjectReader;
+
+use super::InspectError;
+
+/// A store opened for looking: its layers and templates, its objects, its roots.
+pub struct Library {
+    store: Store,
+    layers: Layers,
+    objects: ObjectReader,
+    roots: Roots,
+}
+
+impl Library {
+    /// Opens the store at `path`. Takes no lock.
+    ///
+    /// # Errors
+    /// [`InspectError::Host`] if no usable store is there.
+    pub fn open(path: &Path) -> Result<Self, InspectError> {
+        let store = Store::open(path, Access::Read)?;
+        let layers = Layers::open(store.path())?;
+        let objects = ObjectReader::open(store.path())?;
+        let roots = Roots::open(&store)?;
+        Ok(Self { store, layers, objects, roots })
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Its layers, trees and templates.
+    pub fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
+    /// Its objects.
+    pub fn objects(&self) -> &ObjectReader {
+        &self.objects
+    }
+
+    /// Its registry of roots.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// The record of every root.
+    ///
+    /// # Errors
+    /// [`InspectError::Host`] if one of them is damaged.
+    pub fn records(&self) -> Result<Vec<RootRecord>, InspectError> {
+        Ok(self.roots.list()?)
+    }
+}
