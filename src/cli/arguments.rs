@@ -44,6 +44,8 @@ pub(super) enum Verb {
     Umount(Umount),
     /// Show what a root is and what its mount process counted
     Info(Info),
+    /// Show what a container changed against its template
+    Diff(Diff),
     /// Look after the store
     #[command(subcommand)]
     Store(StoreVerb),
@@ -170,6 +172,25 @@ pub(super) struct Umount {
 pub(super) struct Info {
     /// A name, mountpoint or private directory
     pub(super) root: OsString,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// A is added, C changed, D deleted, R moved, ! damaged.
+#[derive(Debug, Args)]
+pub(super) struct Diff {
+    /// A container's or root's name, its mountpoint, or a private directory
+    #[arg(value_name = "CT")]
+    pub(super) container: OsString,
+    /// Only what lies at or below these paths of the root
+    #[arg(value_name = "PATH")]
+    pub(super) paths: Vec<OsString>,
+    /// Show changed text as a unified diff
+    #[arg(long, conflicts_with_all = ["stat", "json"])]
+    pub(super) content: bool,
+    /// Only count
+    #[arg(long)]
+    pub(super) stat: bool,
     #[command(flatten)]
     pub(super) json: Json,
 }

@@ -5,11 +5,13 @@
 
 mod arguments;
 mod demo;
+mod diff;
 mod doctor;
 mod info;
 mod mount;
 mod mount_helper;
 mod output;
+mod patch;
 mod progress;
 mod store;
 mod template;
@@ -73,6 +75,7 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::UserNamespace => doctor::run_user_namespace(),
         Verb::Umount(wanted) => umount::run(&wanted, &store, &output),
         Verb::Info(wanted) => info::run(&wanted, &store, &output),
+        Verb::Diff(wanted) => diff::run(&wanted, &store, &output),
         Verb::Store(verb) => store::run(verb, &store, &output),
         Verb::Doctor(wanted) => doctor::run(&wanted, &store, &output),
         Verb::Demo(wanted) => demo::run(&wanted, &output),

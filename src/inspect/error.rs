@@ -4,9 +4,10 @@ use std::io;
 
 use crate::host::roots::RootError;
 use crate::host::{HostError, StoreError};
-use crate::layer::{LayersError, ManifestError, PathError};
+use crate::layer::{LayerPath, LayersError, ManifestError, PathError};
 use crate::object::ObjectError;
 use crate::private::PrivateError;
+use crate::union::UnionError;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,20 @@ pub enum InspectError {
     /// A private directory.
     #[error(transparent)]
     Private(#[from] PrivateError),
+    /// An entry of a private directory cannot be read.
+    #[error("cannot look at {path} in the private directory: {source}")]
+    Upper {
+        /// Where it is in the root.
+        path: LayerPath,
+        /// Why.
+        source: UnionError,
+    },
+    /// A root has nothing of its own.
+    #[error("root {root:?} is read-only: it has no private directory and so no changes")]
+    ReadOnly {
+        /// Its name.
+        root: String,
+    },
     /// What was given is no path.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -94,5 +109,11 @@ impl From<StoreError> for InspectError {
 impl From<RootError> for InspectError {
     fn from(error: RootError) -> Self {
         HostError::from(error).into()
+    }
+}
+
+impl InspectError {
+    pub(super) fn upper(path: &LayerPath, source: impl Into<UnionError>) -> Self {
+        Self::Upper { path: path.clone(), source: source.into() }
     }
 }

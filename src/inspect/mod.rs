@@ -4,12 +4,17 @@
 //! is for `cli`. Must never change what it looks at, nor wait for the lock of a private
 //! directory. Nothing here survives the process.
 
+pub mod changes;
+mod container;
 mod error;
 mod library;
 pub mod resolve;
 pub mod text;
+pub mod upper;
 pub mod view;
 
+pub use changes::{Change, ChangeKind, Changes};
+pub use container::{Container, Content};
 pub use error::InspectError;
 pub use library::Library;
 pub use resolve::{Meaning, Sort};

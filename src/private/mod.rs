@@ -7,6 +7,7 @@
 //! Format: docs/FORMAT.md, "Private layer".
 
 pub mod listing;
+mod look;
 pub mod marks;
 mod record;
 mod stage;
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+pub use look::PrivateView;
 pub use record::PrivateRecord;
 pub use stage::{NewInode, Staged};
 
@@ -46,6 +48,9 @@ pub enum PrivateError {
          name an empty or a new directory"
     )]
     Foreign(PathBuf),
+    /// It was to be looked at, and is not a private directory.
+    #[error("{0:?} is not a private directory of Mica's: it has no mica.json")]
+    NotPrivate(PathBuf),
     /// Its changes were made on another stack.
     #[error(
         "private directory {0:?} holds changes to another template; \
@@ -219,15 +224,7 @@ impl PrivateLayer {
     /// Notices a copy that left the marks behind: then content that lies in the tree would be
     /// taken for zeros. Mica marks the upper directory itself before anything is in it.
     fn check_marks(&self) -> Result<(), PrivateError> {
-        let host = |errno| PrivateError::Host { dir: self.path.clone(), what: "read upper", errno };
-        if self.record.adopted || inode::xattr(&self.upper, marks::ORIGIN).map_err(host)?.is_some()
-        {
-            return Ok(());
-        }
-        if listing::read_upper(&self.upper).map_err(host)?.is_empty() {
-            return Ok(());
-        }
-        Err(PrivateError::LostMarks(self.path.clone()))
+        check_marks(&self.upper, &self.record, &self.path)
     }
 
     /// Tries what the format needs of the host file system: whiteouts and trusted xattrs.
@@ -242,6 +239,17 @@ impl PrivateLayer {
             .and_then(|()| rustix::fs::unlinkat(&self.work, name.as_slice(), AtFlags::empty()))
             .map_err(unsupported("whiteouts (character device 0:0)"))
     }
+}
+
+fn check_marks(upper: impl AsFd, record: &PrivateRecord, path: &Path) -> Result<(), PrivateError> {
+    let host = |errno| PrivateError::Host { dir: path.to_owned(), what: "read upper", errno };
+    if record.adopted || inode::xattr(&upper, marks::ORIGIN).map_err(host)?.is_some() {
+        return Ok(());
+    }
+    if listing::read_upper(&upper).map_err(host)?.is_empty() {
+        return Ok(());
+    }
+    Err(PrivateError::LostMarks(path.to_owned()))
 }
 
 /// True if there is nothing in `dir` but what a crash leaves between making the parts and

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use super::node::Pinned;
 use super::place::{Child, Found};
 use super::{Content, Node, NodeId, ObjectContent, Place, Union, UnionError};
-use crate::layer::{FileKind, Inode, TreeIno};
+use crate::layer::{FileKind, Inode};
 use crate::private::NewInode;
 use crate::private::listing::UpperKind;
 use crate::private::marks::{self, Filling};
@@ -199,7 +199,7 @@ impl Union {
             let (name, value) = xattr?;
             xattrs.push((marks::escape(name), value.to_vec()));
         }
-        xattrs.push((marks::ORIGIN.to_vec(), self.origin_mark(inode.ino)?.encode()));
+        xattrs.push((marks::ORIGIN.to_vec(), self.origins().mark(inode.ino)?.encode()));
         if inode.kind == FileKind::Regular {
             xattrs.push((marks::METACOPY.to_vec(), Vec::new()));
         }
@@ -215,16 +215,6 @@ impl Union {
             size: if inode.kind == FileKind::Regular { inode.size } else { 0 },
             mtime: Some((inode.mtime.secs, inode.mtime.nanos)),
             xattrs,
-        })
-    }
-
-    pub(super) fn origin_mark(&self, ino: TreeIno) -> Result<marks::Origin, UnionError> {
-        let origin = self.tree.origin(ino)?.ok_or(UnionError::Invalid)?;
-        let layer = usize::try_from(origin.layer).ok().and_then(|at| self.layers.get(at));
-        Ok(marks::Origin {
-            layer: *layer.ok_or(UnionError::Invalid)?.digest(),
-            index: origin.ino.get(),
-            tree: ino,
         })
     }
 

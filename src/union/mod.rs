@@ -17,6 +17,7 @@ mod error;
 mod links;
 mod listing;
 mod node;
+mod origin;
 mod place;
 mod policy;
 mod remove;
@@ -37,6 +38,8 @@ pub use create::{Birth, NewEntry};
 pub use error::UnionError;
 pub use listing::{Listed, ListedKind};
 pub use node::{Content, Node, NodeId, ObjectContent};
+pub use origin::Origins;
+pub use place::kind_of;
 pub use policy::SharedSet;
 pub use remove::Removed;
 
@@ -268,6 +271,10 @@ impl Union {
             return Ok(rustix::fs::fdatasync(file)?);
         }
         node.settle(|| Ok(rustix::fs::fsync(file)?))
+    }
+
+    fn origins(&self) -> Origins<'_> {
+        Origins::new(&self.tree, &self.layers)
     }
 
     fn private(&self) -> Result<&PrivateLayer, UnionError> {

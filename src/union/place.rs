@@ -14,7 +14,7 @@ use super::node::{Directory, Pinned, UpperName};
 use super::{
     Attributes, Content, Node, NodeId, ObjectContent, Place, Superseded, Union, UnionError,
 };
-use crate::layer::{EntryKind, FileKind, Inode, TreeIno};
+use crate::layer::{EntryKind, FileKind, TreeIno};
 use crate::private::listing::{UpperEntry, UpperKind, read_upper};
 use crate::private::marks::Marks;
 use crate::sys::handle::FileHandle;
@@ -323,7 +323,8 @@ impl Union {
         let status = inode::status(&fd)?;
         let marks = Marks::read(&fd)?;
         let kind = kind_of(&status, &marks)?;
-        let origin = self.origin(&marks, kind, found)?;
+        let directory = kind == FileKind::Directory;
+        let origin = self.origins().of(&marks, directory, found.parent_origin, found.name)?;
         let content = if !marks.metacopy || kind != FileKind::Regular {
             Content::Private
         } else if let Some(id) = marks.object {
@@ -437,66 +438,6 @@ impl Union {
         Ok(node)
     }
 
-    /// The tree inode an upper entry merges with or was copied up from.
-    ///
-    /// Mica's own mark says it; without one the overlayfs rules do, so that a layer written
-    /// by the kernel's overlayfs is read as the kernel would (overlayfs.rst).
-    fn origin(
-        &self,
-        marks: &Marks,
-        kind: FileKind,
-        found: Found<'_>,
-    ) -> Result<Option<TreeIno>, UnionError> {
-        let directory = kind == FileKind::Directory;
-        if directory && marks.opaque {
-            return Ok(None);
-        }
-        let fits = |ino: &TreeIno| -> Result<bool, UnionError> {
-            Ok(ino.get() <= self.tree.len()
-                && (self.tree.inode(*ino)?.kind == FileKind::Directory) == directory)
-        };
-        if let Some(origin) = &marks.origin {
-            // Layer, index and number say the same thing twice: one flipped bit shows.
-            if !fits(&origin.tree)? || self.origin_mark(origin.tree)? != *origin {
-                return Err(UnionError::Mark("trusted.mica.origin"));
-            }
-            return Ok(Some(origin.tree));
-        }
-        if !directory && !marks.metacopy {
-            return Ok(None);
-        }
-        let below = match &marks.redirect {
-            Some(path) if path.starts_with(b"/") => self.walk(path)?,
-            Some(name) => self.below_origin(found.parent_origin, name)?,
-            None => self.below_origin(found.parent_origin, found.name)?,
-        };
-        match below {
-            Some(ino) if fits(&ino)? => Ok(Some(ino)),
-            _ => Ok(None),
-        }
-    }
-
-    fn below_origin(
-        &self,
-        origin: Option<TreeIno>,
-        name: &[u8],
-    ) -> Result<Option<TreeIno>, UnionError> {
-        let Some(origin) = origin else { return Ok(None) };
-        let dir: Inode = self.tree.inode(origin)?;
-        Ok(self.tree.lookup(&dir, name)?.and_then(|entry| entry.ino))
-    }
-
-    fn walk(&self, path: &[u8]) -> Result<Option<TreeIno>, UnionError> {
-        let mut at = TreeIno::ROOT;
-        for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
-            match self.below_origin(Some(at), name)? {
-                Some(ino) => at = ino,
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(at))
-    }
-
     /// Counts one reference of the kernel's; false if the node was forgotten just now, and
     /// another may stand for its inode.
     pub(super) fn hold(&self, node: &Arc<Node>) -> bool {
@@ -595,7 +536,10 @@ fn check_name(name: &[u8]) -> Result<(), UnionError> {
 }
 
 /// The type a private inode shows.
-pub(super) fn kind_of(status: &Status, marks: &Marks) -> Result<FileKind, UnionError> {
+///
+/// # Errors
+/// `EUCLEAN` for one that no file has.
+pub fn kind_of(status: &Status, marks: &Marks) -> Result<FileKind, UnionError> {
     Ok(match status.mode & libc::S_IFMT {
         libc::S_IFREG if marks.rdev => FileKind::CharDevice,
         libc::S_IFREG => FileKind::Regular,

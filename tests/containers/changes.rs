@@ -1,0 +1,213 @@
+//! `mica diff`: every path that differs is named, and nothing else.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::stage::{Stage, script};
+use crate::support::{Snapshot, Succeed, snapshot};
+
+/// Everything that can be done to a root, over and over other things.
+pub(crate) const EVERYTHING: &str = r#"
+# content, by writing, truncating, appending, replacing
+echo changed >etc/conf; echo more >>etc/conf.d/b; : >srv/data/deep/file
+cp etc/empty etc/new.tmp; echo replaced >etc/new.tmp; mv etc/new.tmp etc/empty
+# metadata alone
+chmod 700 etc/owned; chown 5:6 usr/share/doc/b; setfattr -n user.other -v 1 etc/conf.d/c
+setfattr -n trusted.overlay.opaque -v n etc/conf.d/c; setfacl -m g:3:rwx usr/share/doc/b
+# additions
+mkdir -p new/dir; echo n >new/dir/file; ln -s ../x new/link; mkfifo new/fifo
+mknod new/null c 0 0; mknod new/block b 7 9; ln new/dir/file new/hard
+truncate -s 3M new/sparse; printf tail >>new/sparse
+# removals
+rm "etc/odd $(printf '\001\377') name"; rm -r usr/share/doc/a
+# a hard link of the template loses a name, gains one, and is written to
+rm srv/two; ln etc/three etc/four; echo written >>srv/one
+# moves: a file, a directory and back under another, a directory that is changed afterwards
+mv bin/tool bin/renamed; mv srv/data srv/moved; echo inside >srv/moved/deep/inside
+rm srv/moved/deep/er/file; mv srv/moved/deep/er srv/up
+# replaced by another type, and by another directory
+rm etc/link; mkdir etc/link; echo in >etc/link/in
+rm -r etc/conf.d; mkdir etc/conf.d; echo fresh >etc/conf.d/b
+rm var/fifo; echo file >var/fifo; rm var/device; mknod var/device c 1 5
+"#;
+
+/// Every prefix of a path, itself included.
+fn above(path: &str) -> impl Iterator<Item = &str> {
+    path.match_indices('/').map(|(at, _)| &path[..at]).skip(1).chain([path])
+}
+
+/// The exact bytes of a member of an answer, escaped as snapshots are.
+fn escaped(value: &Value) -> String {
+    let bytes: Vec<u8> = match value["path_hex"].as_str() {
+        Some(hex) => (0..hex.len() / 2)
+            .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
+            .collect(),
+        None => value["path"].as_str().unwrap().as_bytes().to_vec(),
+    };
+    if bytes == b"/" { ".".to_owned() } else { bytes.escape_ascii().to_string() }
+}
+
+/// Holds an answer of `mica diff` against two descriptions of what it compares.
+fn assert_truthful(answer: &Value, before: &Snapshot, after: &Snapshot) {
+    let changes = answer["changes"].as_array().unwrap();
+    let of = |letters: &str| -> BTreeSet<String> {
+        let fits = |change: &&Value| letters.contains(change["letter"].as_str().unwrap());
+        changes.iter().filter(fits).map(escaped).collect()
+    };
+    let moved = changes.iter().filter(|change| change["letter"] == "R");
+    let from: BTreeSet<String> = moved.map(|change| escaped(&change["from"])).collect();
+    let (added, changed, removed, to) = (of("A"), of("C"), of("D"), of("R"));
+    let below = |path: &str, set: &BTreeSet<String>| above(path).any(|path| set.contains(path));
+    let mut wrong = Vec::new();
+    for path in before.keys().chain(after.keys()) {
+        let (was, is) = (before.get(path), after.get(path));
+        let told = match (was, is) {
+            (Some(was), Some(is)) if was == is => {
+                // A name of an inode that is another one now, or a copy of the same content.
+                !added.contains(path) && !removed.contains(path)
+            }
+            (Some(_), Some(_)) => changed.contains(path) || below(path, &to),
+            (Some(_), None) => below(path, &removed) || below(path, &from),
+            (None, Some(_)) => added.contains(path) || below(path, &to),
+            (None, None) => true,
+        };
+        if !told {
+            wrong.push(format!("untold: {path}: {was:?} {is:?}"));
+        }
+    }
+    for path in &added {
+        if before.contains_key(path) || !after.contains_key(path) {
+            wrong.push(format!("A {path}"));
+        }
+    }
+    for path in &removed {
+        if after.contains_key(path) {
+            wrong.push(format!("D {path}"));
+        }
+    }
+    for path in &changed {
+        // Below a moved directory it is compared with what the directory had.
+        let same = before.get(path) == after.get(path) || !after.contains_key(path);
+        if same && !below(path, &to) {
+            wrong.push(format!("C {path}: {:?}", after.get(path)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}\n{answer:#}", wrong.join("\n"));
+}
+
+/// Numbers of links and devices of a mount differ from its template's on purpose.
+fn forget_links(mut tree: Snapshot) -> Snapshot {
+    for described in tree.values_mut() {
+        (described.nlink, described.same_as) = (0, None);
+    }
+    tree
+}
+
+#[test]
+fn every_difference_is_told_and_nothing_else_mounted_or_not() {
+    let stage = Stage::new("changes");
+    let before = forget_links(stage.shown("base"));
+    let root = stage.mount("ct");
+    assert_eq!(stage.json(["diff", "ct"])["changes"], Value::Array(Vec::new()));
+    script(root.path(), EVERYTHING);
+    let after = forget_links(snapshot(root.path()));
+    let live = stage.json(["diff", "ct"]);
+    assert_truthful(&live, &before, &after);
+    let by_mountpoint = stage.json(["diff", root.path().to_str().unwrap()]);
+    assert_eq!(by_mountpoint, live);
+    root.unmount();
+    let private = stage.private("ct");
+    assert_eq!(stage.json(["diff", private.to_str().unwrap()]), live);
+    // A private directory that the store does not know.
+    stage.store.mica(["store", "forget", "ct", "--force"]).succeed();
+    let unknown = stage.json(["diff", private.to_str().unwrap()]);
+    assert_eq!(unknown["changes"], live["changes"]);
+    assert_eq!(unknown["root"], Value::Null);
+}
+
+#[test]
+fn the_letters_are_those_that_hands_know() {
+    let stage = Stage::new("letters");
+    let root = stage.mount("ct");
+    script(
+        root.path(),
+        "echo longer than before >etc/conf; chmod 600 etc/owned; rm -r usr/share/doc/a
+         mv srv/data srv/moved; ln srv/one srv/more; mkdir new; echo 12345 >new/file",
+    );
+    let told = stage.store.mica(["diff", "ct", "/etc", "/usr/share/doc/a", "srv", "new"]).succeed();
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "C /etc/conf  63 B → 19 B",
+            "C /etc/owned  mode 644 → 600",
+            "A /new",
+            "A /new/file  6 B",
+            "C /srv  time",
+            "A /srv/more  another name of /etc/three",
+            "R /srv/moved  from /srv/data",
+            "D /usr/share/doc/a  2 names, 4 B",
+        ]
+    );
+    let quiet = stage.store.mica(["diff", "-q", "ct", "/new"]).succeed();
+    assert_eq!(quiet, "/new\n/new/file\n");
+    let stat = stage.json(["diff", "ct", "--stat"]);
+    assert_eq!(stat["totals"]["added"]["new_bytes"], 13);
+    assert_eq!(stat["totals"]["moved"]["paths"], 1);
+}
+
+#[test]
+fn a_content_diff_is_a_patch_that_makes_the_new_tree_of_the_old() {
+    let stage = Stage::new("patch");
+    let root = stage.mount("ct");
+    script(
+        root.path(),
+        "sed -i '2s/.*/second/; $d' etc/conf; printf 'no newline' >etc/conf.d/b
+         mkdir new; seq 100 >new/numbers; rm srv/data/deep/file; printf 'a\\0b' >etc/empty",
+    );
+    let patch = stage.store.mica(["diff", "ct", "--content"]).succeed();
+    assert!(patch.contains("Binary files a/etc/empty and b/etc/empty differ"), "{patch}");
+    let old = stage.scratch.directory("old");
+    script(&old, "cp -a ../source/. .");
+    let mut child = Command::new("patch")
+        .args(["-p1", "-E", "--quiet"])
+        .current_dir(&old)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), patch.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "{patch}");
+    for path in ["etc/conf", "etc/conf.d/b", "new/numbers"] {
+        let made = std::fs::read(old.join(path)).unwrap();
+        assert_eq!(made, std::fs::read(root.path().join(path)).unwrap(), "{path}");
+    }
+    assert!(!old.join("srv/data/deep/file").exists());
+}
+
+#[test]
+fn what_is_no_container_is_told_with_the_nearest_name() {
+    let stage = Stage::new("unknown");
+    let _root = stage.mount("webserver");
+    let told = stage.store.mica(["diff", "webserve"]).refuse();
+    assert!(told.contains("did you mean \"webserver\"?"), "{told}");
+    let told = stage.store.mica(["diff", "/etc"]).refuse();
+    assert!(told.contains("/etc"), "{told}");
+}
+
+#[test]
+fn a_live_root_is_walked_while_it_changes() {
+    let stage = Stage::new("live");
+    let root = stage.mount("ct");
+    let work = "for i in $(seq 60); do mkdir -p churn/$i/a/b; echo $i >churn/$i/a/b/f; \
+                mv churn/$i churn/moved$i; rm -r churn/moved$i; done";
+    let mut busy =
+        Command::new("bash").args(["-ec", work]).current_dir(root.path()).spawn().unwrap();
+    while busy.try_wait().unwrap().is_none() {
+        stage.json(["diff", "ct"]);
+    }
+    assert!(busy.wait().unwrap().success());
+    let told = stage.store.mica(["diff", "-q", "ct"]).succeed();
+    assert_eq!(told, "/\n/churn\n");
+}
