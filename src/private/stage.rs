@@ -110,8 +110,13 @@ impl PrivateLayer {
         Ok(staged)
     }
 
-    /// Makes a regular file that never had a name, for a file that lost its last one.
+    /// Makes an inode without a name, for one that lost its last.
     pub fn stage_nameless(&self, new: &NewInode<'_>) -> Result<OwnedFd, Errno> {
+        if new.kind != FileKind::Regular {
+            // No other kind can be born without one.
+            let staged = self.stage(new)?;
+            return rustix::io::fcntl_dupfd_cloexec(staged.fd(), 0);
+        }
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = rustix::fs::openat(self.work(), c".", flags, Mode::RUSR | Mode::WUSR)?;
         rustix::fs::ftruncate(&file, new.size)?;

@@ -46,10 +46,10 @@ impl Union {
             }
             Place::Tree(inode) => inode,
         };
-        if inode.kind == FileKind::Directory {
-            self.own_directory(NodeId::tree(inode.ino))
-        } else if self.table.read().removed.contains(&inode.ino) {
+        if self.table.read().removed.contains(&inode.ino) {
             self.own_nameless(&inode)
+        } else if inode.kind == FileKind::Directory {
+            self.own_directory(NodeId::tree(inode.ino))
         } else if inode.nlink > 1 {
             self.own_linked(&inode)
         } else {
@@ -157,11 +157,8 @@ impl Union {
         Ok(Some(copied))
     }
 
-    /// Copies up a file that lost its last name and is still open.
+    /// Copies up what lost its last name and is still open.
     fn own_nameless(&self, inode: &Inode) -> Result<Arc<Node>, UnionError> {
-        if inode.kind != FileKind::Regular {
-            return Err(UnionError::Stale);
-        }
         self.room_for_nameless()?;
         // Found under no name, so nothing but this lock makes it one inode.
         let _linking = self.linking.lock();
@@ -172,7 +169,11 @@ impl Union {
         let status = inode::status(&fd)?;
         let parent = NodeId::tree(inode.parent);
         let found = Found { parent, parent_origin: None, in_shared_set: false, name: b"" };
-        self.enter_copy(fd, &status, inode, found)
+        let node = self.enter_copy(fd, &status, inode, found)?;
+        if inode.kind != FileKind::Regular {
+            self.depart(&node);
+        }
+        Ok(node)
     }
 
     pub(super) fn enter_copy(

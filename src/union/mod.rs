@@ -24,7 +24,7 @@ mod remove;
 mod rename;
 mod xattr;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -59,6 +59,8 @@ const DESCRIPTORS: NonZeroUsize = NonZeroUsize::new(1024).expect("the constant i
 /// Files without a name that may be kept for who has them open, at most; half of what this
 /// process may have, if that is less.
 const NAMELESS: NonZeroUsize = NonZeroUsize::new(1 << 20).expect("the constant is not zero");
+/// Removed directories, devices and fifos that are kept whole for who may have them open.
+const DEPARTED: usize = 256;
 /// Requests about names after which the tree's pages are given back.
 ///
 /// What the kernel was told it keeps for ever, so most of the tree is looked at once; the mount
@@ -77,6 +79,8 @@ pub struct Union {
     descriptors: Mutex<LruCache<u64, Arc<OwnedFd>>>,
     /// Nodes whose inode lives only by a descriptor kept here.
     nameless: Arc<AtomicUsize>,
+    /// Those of which the kernel does not tell whether they are open, the latest last.
+    departed: Mutex<VecDeque<Arc<Node>>>,
     nameless_limit: NonZeroUsize,
     pairs: Mutex<()>,
     linking: Mutex<()>,
@@ -181,6 +185,7 @@ impl Union {
             table: RwLock::default(),
             descriptors: Mutex::new(LruCache::new(share_of_descriptors(8, DESCRIPTORS))),
             nameless: Arc::default(),
+            departed: Mutex::default(),
             nameless_limit: share_of_descriptors(2, NAMELESS),
             pairs: Mutex::default(),
             linking: Mutex::default(),

@@ -12,7 +12,8 @@ use rustix::io::Errno;
 
 use super::node::{Directory, Pinned, UpperName};
 use super::{
-    Attributes, Content, Node, NodeId, ObjectContent, Place, Superseded, Union, UnionError,
+    Attributes, Content, DEPARTED, Node, NodeId, ObjectContent, Place, Superseded, Union,
+    UnionError,
 };
 use crate::layer::{EntryKind, FileKind, TreeIno};
 use crate::private::listing::{UpperEntry, UpperKind, read_upper};
@@ -139,9 +140,29 @@ impl Union {
         if id.as_tree().is_none() {
             self.forget(id, 0);
         } else if node.is_unlinked() {
-            self.bury(&node);
+            self.depart(&node);
         }
         None
+    }
+
+    /// Lets go of an unlinked inode that no descriptor known here has open.
+    ///
+    /// The kernel opens directories, devices and fifos without a word: those go when enough others
+    /// have come after them.
+    pub(super) fn depart(&self, node: &Arc<Node>) {
+        if matches!(node.kind, FileKind::Regular | FileKind::Symlink) {
+            return self.bury(node);
+        }
+        let mut departed = self.departed.lock();
+        if departed.iter().any(|known| Arc::ptr_eq(known, node)) {
+            return;
+        }
+        departed.push_back(Arc::clone(node));
+        if departed.len() > DEPARTED
+            && let Some(first) = departed.pop_front()
+        {
+            self.bury(&first);
+        }
     }
 
     /// Lets go of an unlinked inode that the kernel may still ask about: what stat(2)

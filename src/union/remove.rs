@@ -106,7 +106,7 @@ impl Union {
                 drop(directory);
                 self.unlinked(&node, fd);
                 if node.id().as_tree().is_some() {
-                    self.bury(&node);
+                    self.depart(&node);
                 }
                 Ok(Removed { id: node.id(), last: true })
             }

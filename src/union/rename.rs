@@ -210,7 +210,7 @@ impl Union {
             }
             self.unlinked(&node, fd);
             if node.id().as_tree().is_some() {
-                self.bury(&node);
+                self.depart(&node);
             }
             return Ok(Some(Removed { id: node.id(), last: true }));
         }

@@ -154,10 +154,12 @@ impl HostTree {
         let opened = self.target(target, OFlags::RDWR)?;
         let size = statx_fd(opened.fd())?.stx_size;
         let end = size.min(offset + bytes.len() as u64);
+        // Also of an empty file: whether it may be written is not a matter of its size, which a
+        // descriptor on old content sees otherwise.
+        let map = Mapping::new(opened.fd(), usize::try_from(size.max(1)).unwrap(), true)?;
         if end <= offset {
             return Ok(Answer::Count(0));
         }
-        let map = Mapping::new(opened.fd(), usize::try_from(size).unwrap(), true)?;
         let len = usize::try_from(end - offset).unwrap();
         map.poke(usize::try_from(offset).unwrap(), &bytes[..len])?;
         map.sync()?;

@@ -17,11 +17,12 @@ use mica::layer::{Layers, Stack};
 use mica::object::{Locks, ObjectReader, Objects};
 use mica::private::PrivateLayer;
 use mica::union::{SharedSet, Union};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
 
 use crate::layers::{Layer, write_tar};
-use crate::support::is_mountpoint;
+use crate::support::{again_until, is_mountpoint};
 
 const ASKED: &str = "MICA_TEST_SERVE";
 const READY: &str = "the root is mounted";
@@ -125,7 +126,12 @@ impl ServedRoot {
 
     /// Unmounts and waits for the process to end well.
     pub(crate) fn stop(&mut self) {
-        unmount(&self.spec.mountpoint, UnmountFlags::NOFOLLOW).expect("nothing holds the root");
+        again_until("a program that another test is starting holds the root", || {
+            match unmount(&self.spec.mountpoint, UnmountFlags::NOFOLLOW) {
+                Err(Errno::BUSY) => false,
+                done => done.map(|()| true).expect("the root can be unmounted"),
+            }
+        });
         let status = self.child.take().expect("the root is mounted").wait().unwrap();
         assert!(status.success(), "the mount process ended with {status}");
     }

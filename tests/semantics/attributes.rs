@@ -58,6 +58,24 @@ fn a_deleted_directory_lives_on_in_its_descriptor_and_takes_no_entry() {
 }
 
 #[test]
+fn a_deleted_fifo_or_directory_is_changed_through_its_descriptor() {
+    same_as_host(
+        "chmod 700 touched; chmod 600 touched.fifo; mkdir born; mkfifo born.fifo victim.fifo
+         for of in untouched touched born; do
+             exec 4<$of 5<>$of.fifo
+             rmdir $of; rm $of.fifo
+             for fd in 4 5; do
+                 chmod 421 /proc/self/fd/$fd 2>&1; chown 5:6 /proc/self/fd/$fd 2>&1
+                 touch -d @7 /proc/self/fd/$fd 2>&1
+                 stat -Lc '%F %a %u %g %h %Y' /proc/self/fd/$fd
+             done
+         done
+         exec 5<>victim.fifo; mkfifo over; mv over victim.fifo
+         chmod 421 /proc/self/fd/5; stat -Lc '%F %a %h' /proc/self/fd/5; rm victim.fifo",
+    );
+}
+
+#[test]
 fn what_is_made_in_a_setgid_directory_gets_its_group() {
     same_as_host(
         "mkdir g; chgrp 1234 g; chmod 2775 g; umask 022

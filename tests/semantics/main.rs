@@ -21,6 +21,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use support::{MountOptions, Mounted, Scratch, Store, require_root};
 
 /// Bytes of the template's big file.
@@ -50,6 +51,11 @@ impl Desk {
             let big: Vec<u8> = (0..BIG_BYTES / 8).flat_map(u64::to_le_bytes).collect();
             fs::write(directory.join("big"), big).unwrap();
             sparse(&directory.join("sparse"));
+            for name in ["untouched", "touched"] {
+                fs::create_dir(directory.join(name)).unwrap();
+                let (fifo, mode) = (directory.join(format!("{name}.fifo")), Mode::RUSR);
+                mknodat(CWD, &fifo, FileType::Fifo, mode, 0).unwrap();
+            }
         }
         store.import("base:1", &tree);
         Self { scratch, store }
