@@ -197,6 +197,8 @@ pub(super) struct Diff {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum StoreVerb {
+    /// Show what every template and root costs, on the disk and in memory, and what deleting frees
+    Df(Json),
     /// Remove what no template, root or running import refers to
     Gc {
         /// Count what would be removed, and remove nothing

@@ -147,6 +147,7 @@ mod tests {
                 private: None,
                 read_only: true,
                 passthrough: false,
+                shared_paths: None,
                 mounted: true,
                 since: 7,
             }

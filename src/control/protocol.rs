@@ -57,6 +57,9 @@ pub struct Status {
     pub read_only: bool,
     /// Whether shared files go straight to their objects, in one copy of memory for all roots.
     pub passthrough: bool,
+    /// What is opened shared, as absolute paths; absent from a process of a version before this.
+    #[serde(default)]
+    pub shared_paths: Option<Vec<String>>,
     /// Whether it is still in the tree; if not, the process ends with its last user.
     #[serde(default = "yes")]
     pub mounted: bool,

@@ -99,6 +99,7 @@ pub fn serve(spec: &MountSpec, ready: &mut dyn FnMut(&Ready)) -> Result<(), Host
         private: record.private.clone(),
         read_only,
         passthrough,
+        shared_paths: Some(patterns),
         mounted: true,
         since: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs(),
     };

@@ -11,6 +11,7 @@ mod library;
 pub mod resolve;
 pub mod text;
 pub mod upper;
+pub mod usage;
 pub mod view;
 
 pub use changes::{Change, ChangeKind, Changes};

@@ -20,6 +20,7 @@ mod put;
 mod reader;
 mod staging;
 mod store;
+mod survey;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use put::Put;
 pub use reader::{ObjectFile, ObjectReader};
 pub use staging::Staging;
 pub use store::{Objects, Stored, Verdict};
+pub use survey::{Survey, Surveyed};
 pub use sweep::{Sweep, Swept};
 
 /// The locks, beside the types, that keep an object from being written (docs/ARCHITECTURE.md,

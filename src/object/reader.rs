@@ -69,6 +69,16 @@ impl ObjectReader {
         self.locks
     }
 
+    /// `objects/`, for looking at its files.
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.objects.as_fd()
+    }
+
+    /// Where that is, for errors.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Room on the file system that holds the objects.
     ///
     /// # Errors

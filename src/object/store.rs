@@ -20,7 +20,7 @@ use crate::sys::flags::{Flagged, set_immutable};
 
 pub(super) const OBJECTS: &str = "objects";
 pub(super) const STAGING: &str = "staging";
-const FAN_OUT: u16 = 256;
+pub(super) const FAN_OUT: u16 = 256;
 
 /// The writable side of the object store, for import, garbage collection and scrub.
 ///

@@ -2,6 +2,7 @@
 
 mod check;
 mod destroy;
+mod df;
 mod forget;
 mod gc;
 
@@ -15,6 +16,7 @@ use super::output::Output;
 
 pub(super) fn run(verb: StoreVerb, store: &Path, output: &Output) -> Result<ExitCode> {
     match verb {
+        StoreVerb::Df(json) => df::run(json, store, *output),
         StoreVerb::Gc { dry_run, json } => gc::run(dry_run, json, store, *output),
         StoreVerb::Check { rehash, json } => check::run(rehash, json, store, *output),
         StoreVerb::Forget { root, force, dry_run } => {
