@@ -1,7 +1,13 @@
 //! The grammar: `mica [NOUN] VERB TARGET…`.
 
+mod templates;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
+
+pub(super) use templates::{
+    Cat, FileType, Files, LayerVerb, TemplateCheck, Tree, TreeDiff, TreeShape,
+};
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
@@ -28,9 +34,12 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Import, list, show and delete templates
+    /// Import, list, look into and delete templates
     #[command(subcommand)]
     Template(TemplateVerb),
+    /// Look into single layers
+    #[command(subcommand)]
+    Layer(LayerVerb),
     /// Mount a root of a template; without arguments, list the roots
     Mount(Box<Mount>),
     /// What `mount` starts in the background
@@ -69,6 +78,23 @@ pub(super) enum TemplateVerb {
         #[command(flatten)]
         json: Json,
     },
+    /// Show what each layer of a template added, changed and deleted
+    History {
+        /// The template, NAME[:TAG]
+        template: String,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show what is in a template
+    Tree(Tree),
+    /// Find files of a template, as find does
+    Files(Box<Files>),
+    /// Print files of a template
+    Cat(Cat),
+    /// Show what makes one template, tag or layer another
+    Diff(TreeDiff),
+    /// Check that everything of a template is there and hashes right
+    Check(TemplateCheck),
     /// Delete templates; what only they referred to goes with the next `store gc`
     #[command(alias = "rm")]
     Delete {

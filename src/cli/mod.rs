@@ -8,6 +8,7 @@ mod demo;
 mod diff;
 mod doctor;
 mod info;
+mod layer;
 mod mount;
 mod mount_helper;
 mod output;
@@ -70,6 +71,7 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
     let store = arguments.store;
     match arguments.verb {
         Verb::Template(verb) => template::run(verb, &store, &output),
+        Verb::Layer(verb) => layer::run(verb, &store, &output),
         Verb::Mount(wanted) => mount::run(*wanted, &store, &output),
         Verb::MountProcess(_) => mount::run_process(),
         Verb::UserNamespace => doctor::run_user_namespace(),

@@ -19,7 +19,6 @@ pub(super) struct Output {
 }
 
 /// What a piece of text says by its colour.
-#[allow(dead_code)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Paint {
     /// Something that is new.
@@ -149,6 +148,41 @@ pub(super) fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 
+/// How long ago something was, for a person.
+pub(super) fn age(since: std::time::SystemTime) -> String {
+    // A clock that was set back makes everything new.
+    indicatif::HumanDuration(since.elapsed().unwrap_or_default()).to_string()
+}
+
+/// Reads a size: bytes, or with K, M, G or T (1024 each step), as in `10M` or `1.5GiB`.
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let number = text.strip_suffix(unit).unwrap_or_default();
+    let unit = unit.trim().to_ascii_uppercase();
+    let shift = match unit.strip_suffix("IB").or(unit.strip_suffix('B')).unwrap_or(&unit) {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err("use bytes, or a number with K, M, G or T".to_owned()),
+    };
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |text: &str| -> Result<u64, String> {
+        if text.is_empty() { Ok(0) } else { text.parse().map_err(|_| "it is no size".to_owned()) }
+    };
+    if number.is_empty() || number == "." || part.len() > 6 {
+        return Err("it is no size".to_owned());
+    }
+    let scale = 10_u64.pow(u32::try_from(part.len()).unwrap_or_default());
+    let whole = digits(whole)?.checked_mul(1 << shift);
+    let part = digits(part)?.checked_mul(1 << shift).map(|part| part / scale);
+    whole
+        .zip(part)
+        .and_then(|(whole, part)| whole.checked_add(part))
+        .ok_or_else(|| "it is too large".to_owned())
+}
+
 /// `1 file`, `2 files`.
 pub(super) fn count(number: u64, noun: &str) -> String {
     let s = if number == 1 { "" } else { "s" };
@@ -161,26 +195,25 @@ pub(super) fn path(path: &std::path::Path) -> String {
 }
 
 fn columns(headings: &[&str], rows: &[Vec<String>]) -> String {
-    let cell = |row: &[String], column: usize| row.get(column).cloned().unwrap_or_default();
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| cell(row, column).chars().count());
-        cells.chain(headings.get(column).map(|heading| heading.chars().count())).max()
+    let cell = |row: &'_ [String], column: usize| row.get(column).cloned().unwrap_or_default();
+    let measure = |column: usize| {
+        let cells = rows.iter().map(|row| row.get(column).map_or(0, |cell| cell.chars().count()));
+        let heading = headings.get(column).map_or(0, |heading| heading.chars().count());
+        let width = cells.fold(heading, usize::max);
+        let is_number = |cell: &String| cell.starts_with(|c: char| c.is_ascii_digit());
+        let to_the_right =
+            !rows.is_empty() && rows.iter().all(|row| row.get(column).is_some_and(is_number));
+        (width, to_the_right)
     };
-    let to_the_right = |column: usize| {
-        rows.iter().all(|row| cell(row, column).starts_with(|c: char| c.is_ascii_digit()))
-            && !rows.is_empty()
-    };
+    let shapes: Vec<(usize, bool)> = (0..headings.len()).map(measure).collect();
     let headings: Vec<String> = headings.iter().map(ToString::to_string).collect();
     let mut text = String::new();
     for row in std::iter::once(&headings).chain(rows) {
         let mut line = String::new();
-        for column in 0..headings.len() {
-            let (cell, width) = (cell(row, column), width(column).unwrap_or_default());
-            let padded = if to_the_right(column) {
-                format!("{cell:>width$}")
-            } else {
-                format!("{cell:<width$}")
-            };
+        for (column, (width, to_the_right)) in shapes.iter().enumerate() {
+            let cell = cell(row, column);
+            let padded =
+                if *to_the_right { format!("{cell:>width$}") } else { format!("{cell:<width$}") };
             line.push_str(&padded);
             line.push_str("  ");
         }
@@ -205,6 +238,19 @@ mod tests {
             "TEMPLATE      SIZE  ROOTS\ndebian:12  178 MiB\na:1            9 B  web1\n"
         );
         assert_eq!(columns(&["A"], &[]), "A\n");
+    }
+
+    #[test]
+    fn sizes_are_read_as_they_are_written() {
+        for (text, bytes) in
+            [("0", 0), ("10", 10), ("10k", 10_240), ("1.5GiB", 3 << 29), ("2MB", 2 << 20)]
+        {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "k", ".", "1.2.3", "ten", "1x", "-1", "99999999999999999999", "20000000T"]
+        {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
     }
 
     #[test]

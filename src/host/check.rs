@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::error::HostError;
 use super::roots::Roots;
-use super::store::Store;
-use crate::layer::{LayerId, Layers, Stack};
+use super::store::{Store, StoreLock};
+use crate::layer::{LayerId, Layers, LayersError, Stack, Template, TemplateName};
 use crate::object::{ObjectId, Objects, Verdict};
 
 /// What a check looked at and found wrong.
@@ -34,6 +34,8 @@ pub enum Finding {
     Unusable {
         /// What it is, and which.
         what: String,
+        /// The layer, if it is one.
+        layer: Option<LayerId>,
         /// Why.
         source: HostError,
     },
@@ -71,18 +73,18 @@ impl Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unusable { what, source } => {
+            Self::Unusable { what, source, .. } => {
                 write!(f, "{what} cannot be used: {}", super::sentence(source))
             }
             Self::Missing { object, layer } => write!(
                 f,
-                "object {object} of layer {layer} is missing; import the template again with \
-                 --replace to restore it"
+                "object {object} of layer {layer} is missing; restore it with `mica template check \
+                 --fix SOURCE`, or import the template again with --replace"
             ),
             Self::Altered { object, layer } => write!(
                 f,
-                "object {object} of layer {layer} was altered; take its file under objects/ away \
-                 (chattr -i, rm) and import the template again with --replace"
+                "object {object} of layer {layer} was altered; restore it with `mica template check \
+                 --fix SOURCE`"
             ),
             Self::PrivateGone { root, private } => write!(
                 f,
@@ -106,67 +108,140 @@ pub fn check(
     rehash: bool,
     proceed: &dyn Fn() -> bool,
 ) -> Result<Checked, HostError> {
-    let _store = store.share()?;
-    let layers = Layers::open(store.path())?;
-    let objects = Objects::open(store.path())?;
-    let mut checked = Checked::default();
-    let mut stacks: Vec<(String, Stack)> = Vec::new();
-    for listed in layers.templates().list()? {
-        checked.templates += 1;
-        match listed.template {
-            Ok(template) => stacks.push((format!("template {}", template.name), template.stack)),
-            Err(source) => checked.findings.push(Finding::Unusable {
-                what: format!("template file {}", listed.path.display()),
-                source: source.into(),
-            }),
-        }
-    }
+    let mut check = Check::begin(store, rehash, proceed)?;
+    let mut stacks = check.templates(None)?;
     for record in Roots::open(store)?.list()? {
-        checked.roots += 1;
+        check.checked.roots += 1;
         if let Some(private) = record.private.filter(|private| !private.exists()) {
-            checked.findings.push(Finding::PrivateGone { root: record.name.clone(), private });
+            let root = record.name.clone();
+            check.checked.findings.push(Finding::PrivateGone { root, private });
         }
         stacks.push((format!("root {}", record.name), record.stack));
     }
-    let mut seen_stacks = HashSet::new();
-    let mut seen_layers = HashSet::new();
-    let mut seen_objects = HashSet::new();
-    for (owner, stack) in stacks {
-        if !seen_stacks.insert(stack.id()) {
-            continue;
+    check.stacks(stacks)
+}
+
+/// Checks these templates alone (without names: all of them), and that each of their objects has the content it should
+/// have. `proceed` is as for [`check()`].
+///
+/// # Errors
+/// As [`check()`].
+pub fn check_templates(
+    store: &Store,
+    names: Option<&[TemplateName]>,
+    proceed: &dyn Fn() -> bool,
+) -> Result<Checked, HostError> {
+    let mut check = Check::begin(store, true, proceed)?;
+    let stacks = check.templates(names)?;
+    check.stacks(stacks)
+}
+
+struct Check<'a> {
+    layers: Layers,
+    objects: Objects,
+    rehash: bool,
+    proceed: &'a dyn Fn() -> bool,
+    checked: Checked,
+    _store: StoreLock,
+}
+
+impl<'a> Check<'a> {
+    fn begin(
+        store: &Store,
+        rehash: bool,
+        proceed: &'a dyn Fn() -> bool,
+    ) -> Result<Self, HostError> {
+        let lock = store.share()?;
+        Ok(Self {
+            layers: Layers::open(store.path())?,
+            objects: Objects::open(store.path())?,
+            rehash,
+            proceed,
+            checked: Checked::default(),
+            _store: lock,
+        })
+    }
+
+    /// The stacks of all templates, or of those that are named, and who owns them.
+    fn templates(
+        &mut self,
+        names: Option<&[TemplateName]>,
+    ) -> Result<Vec<(String, Stack)>, HostError> {
+        let mut stacks = Vec::new();
+        let mut take = |path: String, template: Result<Template, LayersError>| {
+            self.checked.templates += 1;
+            match template {
+                Ok(template) => {
+                    stacks.push((format!("template {}", template.name), template.stack))
+                }
+                Err(source) => self.checked.findings.push(Finding::Unusable {
+                    what: format!("template file {path}"),
+                    layer: None,
+                    source: source.into(),
+                }),
+            }
+        };
+        match names {
+            Some(names) => {
+                for name in names {
+                    take(name.to_string(), self.layers.templates().get(name));
+                }
+            }
+            None => {
+                for listed in self.layers.templates().list()? {
+                    take(listed.path.display().to_string(), listed.template);
+                }
+            }
         }
-        let mut whole = true;
-        for id in stack.layers() {
-            if !seen_layers.insert(*id) {
+        Ok(stacks)
+    }
+
+    fn stacks(mut self, stacks: Vec<(String, Stack)>) -> Result<Checked, HostError> {
+        let mut seen_stacks = HashSet::new();
+        let mut seen_layers = HashSet::new();
+        let mut seen_objects = HashSet::new();
+        for (owner, stack) in stacks {
+            if !seen_stacks.insert(stack.id()) {
                 continue;
             }
-            checked.layers += 1;
-            let manifest = match layers.load_verified(id) {
-                Ok(manifest) => manifest,
-                Err(source) => {
-                    whole = false;
-                    let what = format!("layer {id} of {owner}");
-                    checked.findings.push(Finding::Unusable { what, source: source.into() });
+            let mut whole = true;
+            for id in stack.layers() {
+                if !seen_layers.insert(*id) {
                     continue;
                 }
-            };
-            for object in manifest.objects() {
-                if !proceed() {
-                    return Ok(checked);
-                }
-                if seen_objects.insert(object.id) {
-                    check_object(&objects, object.id, *id, rehash, &mut checked)?;
+                self.checked.layers += 1;
+                let manifest = match self.layers.load_verified(id) {
+                    Ok(manifest) => manifest,
+                    Err(source) => {
+                        whole = false;
+                        self.checked.findings.push(Finding::Unusable {
+                            what: format!("layer {id} of {owner}"),
+                            layer: Some(*id),
+                            source: source.into(),
+                        });
+                        continue;
+                    }
+                };
+                for object in manifest.objects() {
+                    if !(self.proceed)() {
+                        return Ok(self.checked);
+                    }
+                    if seen_objects.insert(object.id) {
+                        let checked = &mut self.checked;
+                        check_object(&self.objects, object.id, *id, self.rehash, checked)?;
+                    }
                 }
             }
+            // A tree is derived: a damaged one is made again by looking at it.
+            if whole && let Err(source) = self.layers.tree_verified(&stack) {
+                let what = format!("the tree of {owner}");
+                let finding = Finding::Unusable { what, layer: None, source: source.into() };
+                self.checked.findings.push(finding);
+            }
         }
-        // A tree is derived: a damaged one is made again by looking at it.
-        if whole && let Err(source) = layers.tree_verified(&stack) {
-            let what = format!("the tree of {owner}");
-            checked.findings.push(Finding::Unusable { what, source: source.into() });
-        }
+        self.checked.findings.sort_by_key(|finding| !finding.is_damage());
+        Ok(self.checked)
     }
-    checked.findings.sort_by_key(|finding| !finding.is_damage());
-    Ok(checked)
 }
 
 fn check_object(

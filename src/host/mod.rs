@@ -13,6 +13,7 @@ pub mod footprint;
 pub mod import;
 pub mod launch;
 pub mod log;
+pub mod mend;
 pub mod mount_table;
 pub mod mountpoint;
 mod nearest;

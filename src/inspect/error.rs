@@ -4,7 +4,8 @@ use std::io;
 
 use crate::host::roots::RootError;
 use crate::host::{HostError, StoreError};
-use crate::layer::{LayerPath, LayersError, ManifestError, PathError};
+use crate::layer::import::PatternError;
+use crate::layer::{BuildError, LayerPath, LayersError, ManifestError, MergeError, PathError};
 use crate::object::ObjectError;
 use crate::private::PrivateError;
 use crate::union::UnionError;
@@ -83,6 +84,26 @@ pub enum InspectError {
         found: &'static str,
         /// What is needed.
         needed: &'static str,
+    },
+    /// A layer does not fit on those below it.
+    #[error("the layer cannot be merged with those below it")]
+    Merge {
+        /// Why.
+        source: MergeError,
+    },
+    /// A tree to compare with cannot be made.
+    #[error("an empty layer cannot be made")]
+    Build(#[source] BuildError),
+    /// A pattern that cannot be used.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// Symbolic links that lead nowhere but to themselves.
+    #[error("too many symbolic links on the way to {path} in {whole}")]
+    Links {
+        /// What was looked into.
+        whole: String,
+        /// The path, printable.
+        path: String,
     },
     /// The system refused.
     #[error("cannot {what}: {source}")]

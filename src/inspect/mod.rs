@@ -6,17 +6,28 @@
 
 pub mod changes;
 mod container;
+pub mod describe;
+pub mod diff;
 mod error;
+pub mod files;
+mod follow;
+pub mod history;
 mod library;
 pub mod resolve;
+pub mod summary;
 pub mod text;
+pub mod tree;
 pub mod upper;
 pub mod usage;
 pub mod view;
 
 pub use changes::{Change, ChangeKind, Changes};
 pub use container::{Container, Content};
+pub use describe::{Described, FileText};
+pub use diff::{Counter, Difference, DifferenceText, Letter, Tally, diff};
 pub use error::InspectError;
+pub use files::Filter;
 pub use library::Library;
 pub use resolve::{Meaning, Sort};
+pub use tree::Branch;
 pub use view::{Kind, Node, Step, View, Xattr};

@@ -185,6 +185,10 @@ impl View {
         Ok(Self { whole: format!("layer {id}"), manifest, layers: vec![id] })
     }
 
+    pub(super) fn of_manifest(whole: String, manifest: Manifest, layers: Vec<LayerId>) -> Self {
+        Self { whole, manifest, layers }
+    }
+
     /// What sentences call it: `template debian:12`.
     #[must_use]
     pub fn whole(&self) -> &str {
@@ -296,10 +300,11 @@ impl View {
     ///
     /// # Errors
     /// [`InspectError::Manifest`] for damage, here or while iterating.
-    pub fn children(
-        &self,
+    pub fn children<'a>(
+        &'a self,
         dir: &Node,
-    ) -> Result<impl Iterator<Item = Result<(&[u8], Node), InspectError>>, InspectError> {
+    ) -> Result<impl Iterator<Item = Result<(&'a [u8], Node), InspectError>> + use<'a>, InspectError>
+    {
         let inode = dir.inode.filter(|inode| inode.kind == FileKind::Directory);
         let entries = inode.map(|inode| self.manifest.entries(&inode)).into_iter().flatten();
         Ok(entries.map(|entry| {

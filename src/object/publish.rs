@@ -24,7 +24,7 @@ pub struct Published {
     pub bytes: u64,
     /// Objects that another import had published in the meantime.
     pub already: u64,
-    /// Names that were there with too few or too many bytes, and now name whole objects.
+    /// Names that were there with too few, too many or other bytes, and now name whole objects.
     pub repaired: u64,
 }
 
@@ -174,7 +174,11 @@ impl Staging {
                     Some(_) | None => return Err(failed()(Errno::NOENT)),
                 },
                 Err(Errno::EXIST) => match self.shared.find(&item.id)? {
-                    Some(found) if found.regular && found.len_bytes == item.len_bytes => {
+                    Some(found)
+                        if found.regular
+                            && found.len_bytes == item.len_bytes
+                            && !self.distrusted.lock().contains(&item.id) =>
+                    {
                         unlinkat(&self.dir, &*from, AtFlags::empty())
                             .map_err(|error| failed()(error))?;
                         published.already += 1;

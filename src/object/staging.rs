@@ -3,7 +3,7 @@
 //! Alive as long as its flock is held; a crash at any point leaves a directory whose flock
 //! nobody holds, for the next sweep.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +40,9 @@ pub struct Staging {
     pub(super) unsynced: AtomicBool,
     /// The host lost staged data: nothing more may be published.
     pub(super) lost: AtomicBool,
+    /// Objects of the store that are known to be altered: never a hit, and replaced when their
+    /// content is put.
+    pub(super) distrusted: Mutex<HashSet<ObjectId>>,
     /// The host file system has not refused a reflink yet.
     pub(super) reflink: AtomicBool,
 }
@@ -88,6 +91,7 @@ impl Staging {
                 pins,
                 next: AtomicU64::new(0),
                 known: Mutex::default(),
+                distrusted: Mutex::default(),
                 publishing: Mutex::default(),
                 unsynced: AtomicBool::new(false),
                 lost: AtomicBool::new(false),
@@ -120,6 +124,13 @@ impl Staging {
         self.pin_if(id, |len_bytes| len_bytes > 0 || *id == ObjectId::of(b""))
     }
 
+    /// Takes an object that a check found altered for missing: when its content is put, it is
+    /// stored anew, and [`Staging::publish`] puts it in the other's place in one step. Who has
+    /// the altered one open keeps that.
+    pub fn distrust(&self, id: &ObjectId) {
+        self.distrusted.lock().insert(*id);
+    }
+
     /// Whether the content is known, here or in the store; if so it is pinned.
     pub(super) fn has(&self, summary: &Summary) -> Result<bool, ObjectError> {
         if self.known.lock().contains_key(&summary.id) {
@@ -132,6 +143,9 @@ impl Staging {
     fn pin_if(&self, id: &ObjectId, plausible: impl Fn(u64) -> bool) -> Result<bool, ObjectError> {
         // Unlocked first: most of what is not there is not looked for under the lock, and a slow
         // directory read delays nobody.
+        if self.distrusted.lock().contains(id) {
+            return Ok(false);
+        }
         let look = || -> Result<Option<_>, ObjectError> {
             Ok(self.shared.find(id)?.filter(|found| found.regular && plausible(found.len_bytes)))
         };

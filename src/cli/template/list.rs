@@ -3,56 +3,63 @@
 use std::path::Path;
 
 use anyhow::Result;
-use serde_json::json;
 
-use super::open;
 use crate::cli::arguments::Json;
-use crate::cli::output::{Output, size};
-use crate::host::{Access, Roots, sentence, templates};
+use crate::cli::output::{Output, Paint, age, complain, size};
+use crate::inspect::Library;
+use crate::inspect::summary::{ListedSummary, TemplateSummary};
+use crate::layer::TemplateKind;
 
 pub(super) fn run(json: Json, store: &Path, output: Output) -> Result<()> {
-    let (store, layers) = open(store, Access::Read)?;
-    let records = Roots::open(&store)?.list()?;
-    let mut summaries = Vec::new();
-    for listed in layers.templates().list()? {
-        let read = listed.template.map_err(crate::host::HostError::from);
-        match read.and_then(|template| templates::summary(&layers, &records, template)) {
-            Ok(summary) => summaries.push(summary),
-            // One damaged template hides no other.
-            Err(error) => crate::cli::output::complain(&sentence(&error)),
+    let summaries = Library::open(store)?.summaries()?;
+    if json.json {
+        return output.json(&summaries);
+    }
+    // One damaged template hides no other.
+    let mut good = Vec::new();
+    for listed in &summaries {
+        match listed {
+            ListedSummary::Template(summary) => good.push(summary.as_ref()),
+            ListedSummary::Unusable { damage, .. } => complain(damage),
         }
     }
-    if json.json {
-        let values: Vec<_> = summaries
-            .iter()
-            .map(|summary| {
-                json!({
-                    "template": summary.template,
-                    "stack_id": summary.template.stack.id().to_string(),
-                    "inodes": summary.inodes,
-                    "content_bytes": summary.content_bytes,
-                    "roots": summary.roots,
-                })
-            })
-            .collect();
-        return output.json(&values);
-    }
     if output.is_quiet() {
-        return output.names(summaries.iter().map(|summary| summary.template.name.to_string()));
+        return output.names(good.iter().map(|summary| summary.template.name.to_string()));
     }
-    let rows: Vec<Vec<String>> = summaries
-        .iter()
-        .map(|summary| {
-            let template = &summary.template;
-            vec![
-                template.name.to_string(),
-                template.stack.layers().len().to_string(),
-                summary.inodes.to_string(),
-                size(summary.content_bytes),
-                humantime::format_rfc3339_seconds(template.provenance.created).to_string(),
-                summary.roots.join(","),
-            ]
-        })
-        .collect();
-    output.table(&["TEMPLATE", "LAYERS", "INODES", "SIZE", "CREATED", "ROOTS"], &rows)
+    let rows: Vec<Vec<String>> = good.iter().map(|summary| row(summary, output)).collect();
+    output.table(
+        &["TEMPLATE", "KIND", "LAYERS", "FILES", "SIZE", "EXCLUSIVE", "SHARED", "AGE", "ROOTS"],
+        &rows,
+    )?;
+    for summary in good {
+        if let Some(damage) = &summary.damage {
+            complain(&format!("template {}: {damage}", summary.template.name));
+        }
+    }
+    Ok(())
+}
+
+fn row(summary: &TemplateSummary, output: Output) -> Vec<String> {
+    let template = &summary.template;
+    let mut row =
+        vec![template.name.to_string(), kind(template.kind).to_owned(), summary.layers.to_string()];
+    match &summary.measured {
+        Some(measured) => row.extend([
+            measured.files.to_string(),
+            size(measured.size_bytes),
+            size(measured.exclusive_bytes),
+            size(measured.shared_bytes),
+        ]),
+        None => row.extend(["damaged", "-", "-", "-"].map(|cell| output.paint(Paint::Alarm, cell))),
+    }
+    row.push(age(template.provenance.created));
+    row.push(summary.roots.join(","));
+    row
+}
+
+pub(super) fn kind(kind: TemplateKind) -> &'static str {
+    match kind {
+        TemplateKind::Os => "os",
+        TemplateKind::App => "app",
+    }
 }

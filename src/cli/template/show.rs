@@ -3,35 +3,40 @@
 use std::path::Path;
 
 use anyhow::Result;
-use serde_json::json;
 
-use super::open;
+use super::list::kind;
 use crate::cli::arguments::Json;
-use crate::cli::output::{Output, size};
-use crate::host::{Access, Roots, templates};
+use crate::cli::output::{Output, complain, printable, size};
+use crate::inspect::Library;
 
 pub(super) fn run(wanted: &str, json: Json, store: &Path, output: Output) -> Result<()> {
-    let (store, layers) = open(store, Access::Read)?;
-    let records = Roots::open(&store)?.list()?;
-    let template = templates::find(&layers, wanted)?;
-    let summary = templates::summary(&layers, &records, template)?;
-    let template = &summary.template;
+    let library = Library::open(store)?;
+    let template = library.template(wanted)?;
+    let summary = library.summary(&template.name)?;
     if json.json {
-        return output.json(&json!({
-            "template": template,
-            "stack_id": template.stack.id().to_string(),
-            "inodes": summary.inodes,
-            "content_bytes": summary.content_bytes,
-            "roots": summary.roots,
-        }));
+        return output.json(&summary);
     }
-    let mut rows =
-        vec![("template", template.name.to_string()), ("stack", template.stack.id().to_string())];
+    if output.is_quiet() {
+        return output.names([template.name.to_string()]);
+    }
+    let mut rows = vec![
+        ("template", template.name.to_string()),
+        ("kind", kind(template.kind).to_owned()),
+        ("stack", template.stack.id().to_string()),
+    ];
     rows.extend(template.stack.layers().iter().map(|layer| ("layer", layer.to_string())));
+    if let Some(measured) = &summary.measured {
+        rows.extend([
+            ("names", measured.names.to_string()),
+            ("files", measured.files.to_string()),
+            ("size", size(measured.size_bytes)),
+            ("content", size(measured.content_bytes)),
+            ("exclusive", size(measured.exclusive_bytes)),
+            ("shared", size(measured.shared_bytes)),
+        ]);
+    }
     let provenance = &template.provenance;
     rows.extend([
-        ("inodes", summary.inodes.to_string()),
-        ("size", size(summary.content_bytes)),
         ("source", provenance.source.clone()),
         ("source digest", provenance.source_digest.clone().unwrap_or_default()),
         ("created", humantime::format_rfc3339_seconds(provenance.created).to_string()),
@@ -48,7 +53,10 @@ pub(super) fn run(wanted: &str, json: Json, store: &Path, output: Output) -> Res
     ]);
     rows.extend(config.env.iter().map(|variable| ("environment", variable.clone())));
     for (label, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
-        output.line(format!("{label:<14} {value}"))?;
+        output.line(format!("{label:<14} {}", printable(value.as_bytes())))?;
+    }
+    if let Some(damage) = &summary.damage {
+        complain(&format!("template {}: {damage}", template.name));
     }
     Ok(())
 }

@@ -26,10 +26,10 @@ enum Token {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
     /// Nothing that could match a path.
-    #[error("the exclude pattern \"{0}\" is empty")]
+    #[error("the pattern \"{0}\" is empty")]
     Empty(String),
     /// `[` without `]`.
-    #[error("the exclude pattern \"{0}\" has a \"[\" without \"]\"")]
+    #[error("the pattern \"{0}\" has a \"[\" without \"]\"")]
     OpenClass(String),
 }
 

@@ -29,6 +29,7 @@ mod whiteout;
 mod workers;
 mod xattrs;
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -44,11 +45,11 @@ pub use source::{Archive, Source};
 pub use tar::{TarError, TarFault};
 
 use crate::layer::{Manifest, RunConfig};
-use crate::object::Staging;
+use crate::object::{ObjectId, Staging};
 use archive::Rules;
 use image::ImageFiles;
 use progress::Cancel;
-use sink::{HashOnly, Sink};
+use sink::{HashOnly, Sink, Wanted};
 use source::Unpacked;
 
 /// Never set; for imports that nobody stops.
@@ -169,6 +170,20 @@ pub fn try_import(
     progress: &dyn Progress,
 ) -> Result<Imported, ImportError> {
     import_into(source, &HashOnly, options, progress)
+}
+
+/// As [`import`], but stages only the content that is `wanted`, for a store that has lost it.
+///
+/// # Errors
+/// [`ImportError`], as [`import`].
+pub fn import_wanted(
+    source: Source,
+    staging: &Staging,
+    wanted: &HashSet<ObjectId>,
+    options: &ImportOptions<'_>,
+    progress: &dyn Progress,
+) -> Result<Imported, ImportError> {
+    import_into(source, &Wanted { staging, ids: wanted }, options, progress)
 }
 
 fn import_into(

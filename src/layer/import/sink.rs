@@ -1,8 +1,9 @@
 //! Where content goes.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, memfd_create, openat, unlinkat};
 use rustix::io::Errno;
@@ -52,6 +53,49 @@ impl Sink for Staging {
         let file = openat(self.dir(), "spool", flags | OFlags::CREATE | OFlags::EXCL, mode)?;
         unlinkat(self.dir(), "spool", AtFlags::empty())?;
         Ok(file.into())
+    }
+}
+
+/// Stages the content that is wanted and only hashes all else.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) staging: &'a Staging,
+    pub(super) ids: &'a HashSet<ObjectId>,
+}
+
+/// Content up to this many bytes is held in memory until it is known whether it is wanted.
+const IN_MEMORY_BYTES: u64 = 4 << 20;
+
+impl Sink for Wanted<'_> {
+    fn put_bytes(&self, content: &[u8]) -> Result<Put, ObjectError> {
+        if self.ids.contains(&ObjectId::of(content)) {
+            return self.staging.put_bytes(content);
+        }
+        HashOnly.put_bytes(content)
+    }
+
+    fn put_reader(&self, source: &mut dyn Read, len: u64) -> Result<Put, ObjectError> {
+        if len <= IN_MEMORY_BYTES {
+            let mut content = Vec::new();
+            source.read_to_end(&mut content).map_err(ObjectError::Source)?;
+            return self.put_bytes(&content);
+        }
+        let mut spool = self.spool().map_err(ObjectError::Source)?;
+        let len = io::copy(source, &mut spool).map_err(ObjectError::Source)?;
+        self.put_file(spool.as_fd(), len)
+    }
+
+    fn put_file(&self, file: BorrowedFd<'_>, len: u64) -> Result<Put, ObjectError> {
+        let hashed = HashOnly.put_file(file, len)?;
+        if self.ids.contains(&hashed.id) { self.staging.put_file(file, len) } else { Ok(hashed) }
+    }
+
+    fn has(&self, id: &ObjectId) -> Result<bool, ObjectError> {
+        Ok(!self.ids.contains(id) || self.staging.pin(id)?)
+    }
+
+    fn spool(&self) -> io::Result<File> {
+        self.staging.spool()
     }
 }
 

@@ -1,0 +1,105 @@
+//! A directory with all that is in it, and what each part weighs.
+
+use std::collections::HashSet;
+
+use serde::Serialize;
+
+use crate::layer::{LayerPath, TreeIno};
+
+use super::text::{NameText, TargetText};
+use super::{InspectError, Node, Step, View};
+
+/// A file, and what is below it if it is a directory.
+#[derive(Clone, Debug, Serialize)]
+pub struct Branch {
+    /// Its name; the whole path of the outermost.
+    #[serde(flatten)]
+    pub name: NameText,
+    /// As in every description of a file.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Where a symlink leads.
+    #[serde(flatten)]
+    pub target: Option<TargetText>,
+    /// Number of the layer its record comes from, 1 the lowest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<u32>,
+    /// Permission, set-id and sticky bits, four octal digits.
+    pub mode: String,
+    /// Bytes of the regular files here and below; one with several names counts at the first.
+    pub size_bytes: u64,
+    /// Regular files here and below, counted likewise.
+    pub files: u64,
+    /// In a single layer: the directory hides what the layers below have in it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub opaque: bool,
+    /// What is in the directory; absent beyond the depth asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub children: Option<Vec<Branch>>,
+    #[serde(skip)]
+    pub(crate) node: Node,
+}
+
+impl Branch {
+    /// What the branch begins with.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl View {
+    /// What lies at `path` and everything below it, weighed whole, shown `depth` directories
+    /// deep (0: itself alone; none: all).
+    ///
+    /// # Errors
+    /// [`InspectError::NoPath`], [`InspectError::Manifest`] for damage.
+    pub fn tree(&self, path: &LayerPath, depth: Option<usize>) -> Result<Branch, InspectError> {
+        let mut seen: HashSet<TreeIno> = HashSet::new();
+        // From the outermost directory to the one in hand.
+        let mut open: Vec<Branch> = Vec::new();
+        let top = path.names().len();
+        self.walk(path, |found, node| {
+            let names = found.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).count();
+            close(&mut open, names - top);
+            let last = || found.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+            let name = if open.is_empty() { [b"/", found].concat() } else { last().to_vec() };
+            let counts = node.kind.is_regular() && node.ino.is_none_or(|ino| seen.insert(ino));
+            open.push(Branch {
+                name: NameText(name),
+                kind: node.kind.word(),
+                target: self.link_target(node)?,
+                layer: node.number(),
+                mode: format!("{:04o}", node.mode),
+                size_bytes: if counts { node.size } else { 0 },
+                files: u64::from(counts),
+                opaque: node.opaque,
+                children: (node.kind.is_directory()
+                    && depth.is_none_or(|depth| names - top < depth))
+                .then(Vec::new),
+                node: node.clone(),
+            });
+            Ok::<_, InspectError>(Step::Into)
+        })?;
+        close(&mut open, 1);
+        open.pop().ok_or_else(|| InspectError::NoPath {
+            whole: self.whole().to_owned(),
+            path: format!("/{}", super::text::printable(&path.to_bytes())),
+            hint: String::new(),
+        })
+    }
+}
+
+/// Puts the branches from the `level`th on into those they are in.
+fn close(open: &mut Vec<Branch>, level: usize) {
+    while open.len() > level.max(1) {
+        let Some(done) = open.pop() else { return };
+        if let Some(outer) = open.last_mut() {
+            outer.size_bytes = outer.size_bytes.saturating_add(done.size_bytes);
+            outer.files += done.files;
+            if let Some(children) = &mut outer.children {
+                children.push(done);
+            }
+        }
+    }
+}
