@@ -55,6 +55,8 @@ pub(super) enum Verb {
     Info(Info),
     /// Show what a container changed against its template
     Diff(Diff),
+    /// Tell where a path of a container comes from, and what its own copy costs
+    Why(Why),
     /// Look after the store
     #[command(subcommand)]
     Store(StoreVerb),
@@ -217,6 +219,17 @@ pub(super) struct Diff {
     /// Only count
     #[arg(long)]
     pub(super) stat: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Why {
+    /// A container's or root's name, its mountpoint, or a private directory
+    #[arg(value_name = "CT")]
+    pub(super) container: OsString,
+    /// A path of the root
+    pub(super) path: OsString,
     #[command(flatten)]
     pub(super) json: Json,
 }

@@ -178,21 +178,22 @@ fn remarks(change: &Change) -> Vec<String> {
     remarks
 }
 
+/// One version of a file.
+pub(super) fn side_json(side: &Side) -> Value {
+    json!({
+        "type": Kind::File(side.kind).word(),
+        "size": side.size,
+        "disk_bytes": side.disk_bytes,
+        "mode": format!("{:04o}", side.metadata.mode),
+        "uid": side.metadata.uid,
+        "gid": side.metadata.gid,
+        "mtime": time(side.metadata.mtime),
+        "object": side.object.map(|id| id.to_string()),
+    })
+}
+
 fn described(path: &LayerPath, change: &Change) -> Value {
-    let side = |side: &Option<Side>| {
-        side.as_ref().map(|side| {
-            json!({
-                "type": Kind::File(side.kind).word(),
-                "size": side.size,
-                "disk_bytes": side.disk_bytes,
-                "mode": format!("{:04o}", side.metadata.mode),
-                "uid": side.metadata.uid,
-                "gid": side.metadata.gid,
-                "mtime": time(side.metadata.mtime),
-                "object": side.object.map(|id| id.to_string()),
-            })
-        })
-    };
+    let side = |side: &Option<Side>| side.as_ref().map(side_json);
     let mut value = json!({
         "kind": word(&change.kind),
         "letter": letter(&change.kind),

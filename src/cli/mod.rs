@@ -17,6 +17,7 @@ mod progress;
 mod store;
 mod template;
 mod umount;
+mod why;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -78,6 +79,7 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Umount(wanted) => umount::run(&wanted, &store, &output),
         Verb::Info(wanted) => info::run(&wanted, &store, &output),
         Verb::Diff(wanted) => diff::run(&wanted, &store, &output),
+        Verb::Why(wanted) => why::run(&wanted, &store, &output),
         Verb::Store(verb) => store::run(verb, &store, &output),
         Verb::Doctor(wanted) => doctor::run(&wanted, &store, &output),
         Verb::Demo(wanted) => demo::run(&wanted, &output),

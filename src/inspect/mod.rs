@@ -20,6 +20,7 @@ pub mod tree;
 pub mod upper;
 pub mod usage;
 pub mod view;
+pub mod why;
 
 pub use changes::{Change, ChangeKind, Changes};
 pub use container::{Container, Content};

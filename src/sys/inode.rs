@@ -69,6 +69,14 @@ pub fn status(fd: impl AsFd) -> Result<Status, Errno> {
     Ok(raw.into())
 }
 
+/// When the inode was made, where the file system keeps that: seconds, nanoseconds.
+pub fn birth(fd: impl AsFd) -> Result<Option<(i64, u32)>, Errno> {
+    let wanted = rustix::fs::StatxFlags::BTIME;
+    let raw = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, wanted)?;
+    let kept = raw.stx_mask & wanted.bits() != 0;
+    Ok(kept.then_some((raw.stx_btime.tv_sec, raw.stx_btime.tv_nsec)))
+}
+
 /// Opens `name` in `dir` as `O_PATH`, never following a symlink.
 pub fn open_path(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())

@@ -10,3 +10,4 @@ mod changes;
 mod stage;
 #[path = "../support/mod.rs"]
 mod support;
+mod why;

@@ -25,7 +25,7 @@ pub struct Side {
 }
 
 impl Side {
-    pub(super) fn of_tree(tree: &Manifest, inode: &Inode) -> Result<Self, ManifestError> {
+    pub(crate) fn of_tree(tree: &Manifest, inode: &Inode) -> Result<Self, ManifestError> {
         Ok(Self {
             kind: inode.kind,
             metadata: inode.metadata(),
@@ -36,7 +36,7 @@ impl Side {
         })
     }
 
-    pub(super) fn of_entry(entry: &Entry, bytes: &Bytes) -> Self {
+    pub(crate) fn of_entry(entry: &Entry, bytes: &Bytes) -> Self {
         let status = &entry.status;
         let size = match (entry.kind, bytes) {
             (FileKind::Regular, Bytes::Object { size, .. }) => *size,
