@@ -97,6 +97,8 @@ pub(super) enum TemplateVerb {
     Diff(TreeDiff),
     /// Check that everything of a template is there and hashes right
     Check(TemplateCheck),
+    /// Write a template out: a directory, a tar archive, an OCI image layout
+    Export(Export),
     /// Delete templates; what only they referred to goes with the next `store gc`
     #[command(alias = "rm")]
     Delete {
@@ -134,6 +136,46 @@ pub(super) struct Import {
     pub(super) image: Option<String>,
     #[command(flatten)]
     pub(super) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Export {
+    /// The template, NAME[:TAG]
+    pub(super) template: String,
+    /// A directory, an archive (.tar, .tar.gz, .tgz, .tar.zst), oci:DIR[:NAME] for an image in an OCI layout, or - for a tar stream on standard output
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(super) target: OsString,
+    /// What to write [default: what TARGET looks like]
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) format: Option<ExportFormat>,
+    /// Compression of an archive or of an image's layers [default: by the archive's name; images gzip]
+    #[arg(long, value_name = "HOW")]
+    pub(super) compress: Option<Compress>,
+    /// Take the place of what is there
+    #[arg(long)]
+    pub(super) replace: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum ExportFormat {
+    /// A directory with everything in it
+    Dir,
+    /// A tar archive
+    Tar,
+    /// An image in an OCI layout
+    Oci,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Compress {
+    /// As it is
+    None,
+    /// What everything reads
+    Gzip,
+    /// Smaller and quicker
+    Zstd,
 }
 
 /// Every read can answer in JSON.

@@ -129,6 +129,31 @@ fn whole(rate: f64) -> u64 {
     if rate.is_finite() { rate.clamp(0.0, 1e15) as u64 } else { 0 }
 }
 
+/// Counts the bytes of an export for a person.
+pub(super) struct ExportProgress {
+    bar: ProgressBar,
+}
+
+impl ExportProgress {
+    pub(super) fn new(output: Output) -> Self {
+        let visible = io::stderr().is_terminal() && !output.is_quiet();
+        let bar = if visible { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        bar.set_style(style(false));
+        bar.enable_steady_tick(REDRAW);
+        Self { bar }
+    }
+
+    /// Content of this many bytes was written.
+    pub(super) fn read(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    /// Takes the line away.
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

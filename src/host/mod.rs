@@ -9,6 +9,7 @@ pub mod check;
 pub mod collect;
 pub mod destroy;
 mod error;
+pub mod export;
 pub mod footprint;
 pub mod import;
 pub mod launch;

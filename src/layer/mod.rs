@@ -6,6 +6,7 @@
 
 pub mod builder;
 pub mod checkout;
+pub mod export;
 pub mod import;
 pub mod manifest;
 pub mod merge;

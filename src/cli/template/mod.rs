@@ -4,6 +4,7 @@ mod cat;
 mod check;
 mod delete;
 mod diff;
+mod export;
 mod files;
 mod history;
 mod import;
@@ -36,6 +37,7 @@ pub(super) fn run(verb: TemplateVerb, store: &Path, output: &Output) -> Result<E
         TemplateVerb::Cat(wanted) => cat::run(&wanted, store, *output)?,
         TemplateVerb::Diff(wanted) => return diff::run(&wanted, store, *output),
         TemplateVerb::Check(wanted) => return check::run(&wanted, store, *output),
+        TemplateVerb::Export(wanted) => export::run(&wanted, store, *output)?,
         TemplateVerb::Delete { templates, dry_run } => {
             delete::run(&templates, dry_run, store, *output)?;
         }

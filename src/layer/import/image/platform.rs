@@ -29,6 +29,11 @@ impl Platform {
         Self { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: None }
     }
 
+    /// The processor, in Go's words.
+    pub fn architecture(&self) -> &str {
+        &self.architecture
+    }
+
     /// Whether an image for `offered` runs on this. A variant counts only if one is asked for.
     pub(super) fn accepts(&self, offered: &oci::Platform) -> bool {
         self.os == offered.os().to_string()

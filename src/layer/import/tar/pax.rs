@@ -56,7 +56,7 @@ impl PaxFields {
 
     fn apply_record(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarFault> {
         if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            replace(&mut self.xattrs, name, value.into());
+            replace(&mut self.xattrs, &keyword_decoded(name), value.into());
             return Ok(());
         }
         if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
@@ -202,6 +202,22 @@ fn parse_time(value: &[u8]) -> Option<Timestamp> {
     }
 }
 
+/// GNU tar writes `=` in an attribute's name as `%3D`, for it ends a keyword, and `%` as `%25`.
+fn keyword_decoded(name: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((first, tail)) = rest.split_first() {
+        let (byte, after) = match rest.get(..3) {
+            Some(b"%3D") => (b'=', &rest[3..]),
+            Some(b"%25") => (b'%', &rest[3..]),
+            _ => (*first, tail),
+        };
+        decoded.push(byte);
+        rest = after;
+    }
+    decoded
+}
+
 /// libarchive writes attribute names with `%xx` for bytes outside printable ASCII.
 fn percent_decoded(name: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(name.len());
@@ -331,6 +347,12 @@ mod tests {
         assert_eq!(base64_decoded(b"aGVsbG8=").as_deref(), Some(&b"hello"[..]));
         assert_eq!(base64_decoded(b"a"), None);
         assert_eq!(base64_decoded(b"a*=="), None);
+    }
+
+    #[test]
+    fn attribute_names_may_hold_equals_and_percent_signs() {
+        let fields = fields(&[("SCHILY.xattr.user.a%3Db%25c%41", b"1")]).unwrap();
+        assert_eq!(fields.xattrs[0].0.as_ref(), b"user.a=b%c%41");
     }
 
     #[test]
