@@ -344,15 +344,14 @@ impl FileSystem {
     }
 
     fn supersede(&self, id: NodeId, object: ObjectContent, mtime: (i64, u32)) {
+        let names = self.union.names(id);
         self.union.renumber(id, object, mtime);
         self.counters.renumbered.hit();
         // What the kernel knows of the old number is of before; from now on it asks each time.
         self.notify(Notice::Attributes(id));
-        let Some(ino) = id.as_tree() else { return };
         // Its other names must find the new number too.
-        let Ok(links) = self.union.tree().links(ino) else { return };
-        for (dir, name) in links {
-            self.notify(Notice::Name(NodeId::tree(dir), name.to_vec()));
+        for (dir, name) in names {
+            self.notify(Notice::Name(dir, name));
         }
     }
 

@@ -140,6 +140,7 @@ impl Union {
         }
         self.note(&parent, &mut directory, name, UpperKind::Other, node.host_ino)?;
         drop(directory);
+        node.called(parent.id(), name);
         if self.hold(&node) { self.node_attributes(&node) } else { self.lookup(parent.id(), name) }
     }
 }

@@ -117,6 +117,8 @@ pub struct Node {
     /// Its attributes when it was unlinked and nobody had it open any more.
     pub(super) last_status: Mutex<Option<Status>>,
     pub(super) parent: AtomicU64,
+    /// Names that the kernel may have it under while its data is shared, besides the tree's.
+    pub(super) called: Mutex<Vec<(NodeId, Box<[u8]>)>>,
     /// Its names of the tree are still being made; until then the tree knows how many.
     pub(super) names_pending: AtomicBool,
     /// Whether files without an origin are opened shared, by the directory they were found in.
@@ -140,6 +142,18 @@ impl Node {
     /// Its type.
     pub fn kind(&self) -> FileKind {
         self.kind
+    }
+
+    /// Notes a name under which the kernel will know this file: should it get another number, that
+    /// name has to find it.
+    pub(super) fn called(&self, dir: NodeId, name: &[u8]) {
+        if self.kind != FileKind::Regular || self.content() == Content::Private {
+            return;
+        }
+        let mut called = self.called.lock();
+        if !called.iter().any(|(known, old)| *known == dir && **old == *name) {
+            called.push((dir, name.into()));
+        }
     }
 
     /// The tree inode it merges with or was copied up from.

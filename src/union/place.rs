@@ -60,10 +60,26 @@ impl Union {
             };
             match found {
                 Place::Tree(inode) => return Ok(self.tree_attributes(&inode)),
-                Place::Private(node) if self.hold(&node) => return self.node_attributes(&node),
+                Place::Private(node) if self.hold(&node) => {
+                    node.called(parent, name);
+                    return self.node_attributes(&node);
+                }
                 Place::Private(_) => {}
             }
         }
+    }
+
+    /// The names under which the kernel may know the file `id`, whose data is shared. Some may be
+    /// another's by now.
+    pub fn names(&self, id: NodeId) -> Vec<(NodeId, Vec<u8>)> {
+        let node = self.table.read().nodes.get(&id).cloned();
+        let called = node.map(|node| node.called.lock().clone()).unwrap_or_default();
+        let mut names: Vec<_> =
+            called.into_iter().map(|(dir, name)| (dir, name.into_vec())).collect();
+        if let Some(links) = id.as_tree().and_then(|ino| self.tree.links(ino).ok()) {
+            names.extend(links.map(|(dir, name)| (NodeId::tree(dir), name.to_vec())));
+        }
+        names
     }
 
     /// The directory that `id` was last found in.
@@ -441,6 +457,7 @@ impl Union {
             indexed: AtomicBool::new(indexed),
             last_status: Mutex::default(),
             parent: AtomicU64::new(found.parent.get()),
+            called: Mutex::default(),
             names_pending: AtomicBool::new(false),
             in_shared_set,
             maybe_written: AtomicBool::new(false),

@@ -73,8 +73,13 @@ impl Union {
         let (mut first, mut second) = self.lock_both(&from, &to)?;
         if exchange {
             self.exchange((&from, name), (&to, new_name), &mut first, second.as_deref_mut())?;
+            source.called(new_parent, new_name);
+            if let Some(target) = target {
+                target.called(parent, name);
+            }
             return Ok(None);
         }
+        source.called(new_parent, new_name);
         self.replace((&from, name), (&to, new_name), &source, (flags, owner), &mut first, second)
     }
 

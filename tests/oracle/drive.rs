@@ -174,6 +174,8 @@ struct Run<'a> {
     comparer: Comparer,
     census: Census,
     watches: [Option<Watch>; LISTINGS],
+    /// Last names that symlinks pointed at: a file may be made through one.
+    pointed_at: BTreeSet<Vec<u8>>,
     /// Files of the template that are opened in the shared way, with their content.
     shared: HashMap<Identity, Vec<u8>>,
     /// Content that a read-only handle may go on showing.
@@ -190,6 +192,7 @@ impl<'a> Run<'a> {
             comparer,
             census: Census::new(),
             watches: Default::default(),
+            pointed_at: BTreeSet::new(),
             shared: HashMap::new(),
             old_content: Default::default(),
             old_maps: Default::default(),
@@ -416,7 +419,12 @@ impl<'a> Run<'a> {
 
     /// Keeps the books of listings and of shared readers.
     fn watch(&mut self, operation: &Operation, outcome: &Outcome) {
+        if let Operation::Symlink { target, .. } = operation {
+            let name = target.0.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+            self.pointed_at.insert(name.to_vec());
+        }
         for watch in self.watches.iter_mut().flatten() {
+            watch.touched.extend(self.pointed_at.iter().cloned());
             watch.touched.extend(operation.places().iter().map(|place| place.name().to_vec()));
             if let Ok(Answer::Names(names)) = outcome {
                 watch.touched.extend(names.keys().cloned());
@@ -428,7 +436,8 @@ impl<'a> Run<'a> {
                 if outcome.is_ok() {
                     let names = self.pair.reference.names(place).unwrap_or_default();
                     let at_start = names.into_keys().collect();
-                    self.watches[*slot] = Some(Watch { at_start, touched: BTreeSet::new() });
+                    let touched = self.pointed_at.clone();
+                    self.watches[*slot] = Some(Watch { at_start, touched });
                 }
             }
             Operation::ListRest { slot } => self.watches[*slot] = None,

@@ -521,7 +521,12 @@ impl HostTree {
                 if len == 0 {
                     return Ok(Answer::Bytes(Vec::new()));
                 }
-                Ok(Answer::Bytes(mapping.peek(*offset, len)?))
+                let mut bytes = mapping.peek(*offset, len)?;
+                // What was stored behind the end of the file lasts until its page is next written
+                // back, whenever that is.
+                let end = usize::try_from(statx_fd(mapping.file())?.stx_size).unwrap();
+                bytes.iter_mut().skip(end.saturating_sub(*offset)).for_each(|byte| *byte = 0);
+                Ok(Answer::Bytes(bytes))
             }
             O::Unmap { map } => {
                 self.maps[*map] = None;

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_void};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -19,6 +19,7 @@ pub(crate) struct Mapping {
     address: *mut c_void,
     len: usize,
     courier: OwnedFd,
+    file: OwnedFd,
 }
 
 // SAFETY: the address is only ever handed to the kernel, which takes it from any thread.
@@ -41,7 +42,13 @@ impl Mapping {
         let protection = if write { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         // SAFETY: a null hint without MAP_FIXED never replaces a mapping of this process.
         let address = unsafe { rustix::mm::mmap(ptr::null_mut(), len, protection, flags, fd, 0) }?;
-        Ok(Self { address, len, courier })
+        let file = rustix::io::fcntl_dupfd_cloexec(fd, 0)?;
+        Ok(Self { address, len, courier, file })
+    }
+
+    /// What is mapped: open as long as the mapping is, with or without this descriptor.
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// The mapped length in bytes.

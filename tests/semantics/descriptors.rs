@@ -47,6 +47,31 @@ fn a_shared_descriptor_keeps_the_old_content_and_a_coherent_one_sees_the_new() {
 }
 
 #[test]
+fn every_name_of_a_file_shows_what_was_written_beside_an_old_reader() {
+    every_way("text", |path, way| {
+        let [linked, moved, back] =
+            ["linked", "moved", "back"].map(|name| path.with_file_name(name));
+        fs::hard_link(path, &linked).unwrap();
+        fs::rename(path, &moved).unwrap();
+        fs::hard_link(&linked, path).unwrap();
+        fs::hard_link(&moved, &back).unwrap();
+        fs::rename(&back, path.with_file_name("there")).unwrap();
+        let names = [path.to_owned(), linked.clone(), moved, path.with_file_name("there")];
+        let _reader = File::open(&linked).unwrap();
+        for name in &names {
+            assert_eq!(fs::metadata(name).unwrap().len(), OLD.len() as u64, "{way:?}");
+        }
+        drop(write(path));
+        for name in &names {
+            again_until("the kernel was told of the new number", || {
+                fs::metadata(name).unwrap().len() == NEW.len() as u64
+            });
+            assert_eq!(fs::read_to_string(name).unwrap(), NEW, "{way:?} {name:?}");
+        }
+    });
+}
+
+#[test]
 fn a_shared_mapping_keeps_the_old_content_and_a_coherent_one_sees_the_new() {
     every_way("text", |path, way| {
         let mapped = raw::map(&File::open(path).unwrap());
