@@ -98,16 +98,14 @@ fn system_time((seconds, nanos): (i64, u32)) -> SystemTime {
         .unwrap_or(UNIX_EPOCH)
 }
 
+/// What the kernel sent: fuser 0.18 counts its nanoseconds away from 1970, also before it.
 fn seconds_and_nanos(time: SystemTime) -> (i64, u32) {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => (i64::try_from(after.as_secs()).unwrap_or(i64::MAX), after.subsec_nanos()),
         Err(before) => {
             let before = before.duration();
             let seconds = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
-            match before.subsec_nanos() {
-                0 => (-seconds, 0),
-                nanos => (-seconds - 1, 1_000_000_000 - nanos),
-            }
+            (-seconds, before.subsec_nanos())
         }
     }
 }
@@ -142,9 +140,17 @@ mod tests {
 
     #[test]
     fn times_before_1970_survive() {
-        for time in [(0, 0), (-1, 0), (-1, 999_999_999), (-5, 1), (7, 500)] {
+        for (time, sent) in
+            [((-1, 0), (1, 0)), ((-1, 999_999_999), (1, 999_999_999)), ((-5, 1), (5, 1))]
+        {
+            let (seconds, nanos) = sent;
+            assert_eq!(seconds_and_nanos(UNIX_EPOCH - Duration::new(seconds, nanos)), time);
+        }
+        for time in [(0, 0), (7, 500)] {
             assert_eq!(seconds_and_nanos(system_time(time)), time);
         }
+        let answered = system_time((-5, 1));
+        assert_eq!(UNIX_EPOCH.duration_since(answered).unwrap(), Duration::new(4, 999_999_999));
     }
 
     #[test]

@@ -5,11 +5,11 @@
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 
-use rustix::fs::{FileType, Mode, mknodat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, mknodat, utimensat};
 use rustix::io::Errno;
 
-use crate::support::require_root;
-use crate::{every_way, read_write, same_as_host};
+use crate::support::{Mounted, require_root};
+use crate::{Desk, every_way, read_write, same_as_host};
 
 #[test]
 fn a_deleted_file_lives_on_in_its_descriptor() {
@@ -73,6 +73,41 @@ fn a_deleted_fifo_or_directory_is_changed_through_its_descriptor() {
          exec 5<>victim.fifo; mkfifo over; mv over victim.fifo
          chmod 421 /proc/self/fd/5; stat -Lc '%F %a %h' /proc/self/fd/5; rm victim.fifo",
     );
+}
+
+#[test]
+fn a_shared_file_and_directory_keep_the_times_and_size_of_the_template() {
+    every_way("text", |path, way| {
+        let modified = fs::metadata(path).unwrap().modified().unwrap();
+        fs::read(path).unwrap();
+        assert_eq!(fs::metadata(path).unwrap().accessed().unwrap(), modified, "{way:?}");
+        let directory = path.with_file_name("untouched");
+        assert_eq!(fs::metadata(&directory).unwrap().len(), 4096, "{way:?}");
+    });
+}
+
+#[test]
+fn times_before_1970_and_after_2038_are_kept_through_a_remount() {
+    let times = [-86_400 * 365, -1, (1 << 31) + 7, 9_000_000_000];
+    let desk = Desk::new();
+    for passthrough in [true, false] {
+        let name = format!("times-{passthrough}");
+        let root = desk.root(&name, passthrough);
+        let path = |number: usize| root.path().join(format!("usr/lib/at {number}"));
+        for (number, &secs) in times.iter().enumerate() {
+            fs::write(path(number), "x").unwrap();
+            let at = Timespec { tv_sec: secs, tv_nsec: 5 };
+            let both = Timestamps { last_access: at, last_modification: at };
+            utimensat(CWD, path(number), &both, AtFlags::empty()).unwrap();
+        }
+        let read = |root: &Mounted| -> Vec<_> {
+            let stat = |number| fs::metadata(root.path().join(format!("usr/lib/at {number}")));
+            (0..times.len()).map(|number| stat(number).unwrap().mtime()).collect()
+        };
+        assert_eq!(read(&root), times);
+        root.unmount();
+        assert_eq!(read(&desk.root(&name, passthrough)), times);
+    }
 }
 
 #[test]

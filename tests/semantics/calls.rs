@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::process::Command;
 
 use rustix::fs::{
     AtFlags, IFlags, Mode, OFlags, StatxFlags, ioctl_ficlone, ioctl_getflags, ioctl_setflags, open,
@@ -9,7 +10,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::support::{Disk, DiskFormat};
+use crate::support::{Disk, DiskFormat, again_until};
 use crate::{Desk, every_way, raw, read_write};
 
 #[test]
@@ -110,6 +111,39 @@ fn a_file_handle_opens_a_shared_and_a_private_file() {
         let opened = raw::open_handle(&within, &private, libc::O_RDWR).unwrap();
         opened.write_all_at(b"P", 0).unwrap();
         assert_eq!(std::io::read_to_string(held).unwrap(), "Private\n", "{way:?}");
+    });
+}
+
+#[test]
+fn a_handle_of_a_private_file_that_the_kernel_forgot_is_stale() {
+    every_way("mine", |path, way| {
+        let within = File::open(path.parent().unwrap()).unwrap();
+        fs::write(path, "private\n").unwrap();
+        let handle = raw::handle_of(path).unwrap();
+        again_until("the kernel forgets the file", || {
+            fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+            let opened = raw::open_handle(&within, &handle, libc::O_RDONLY);
+            opened.is_err_and(|error| {
+                assert_eq!(error.raw_os_error(), Some(libc::ESTALE), "{way:?}");
+                true
+            })
+        });
+        assert_eq!(fs::read_to_string(path).unwrap(), "private\n", "{way:?}");
+    });
+}
+
+#[test]
+fn a_running_program_is_not_truncated_by_who_only_reads() {
+    every_way("program", |path, way| {
+        fs::copy("/bin/sleep", path).unwrap();
+        let mut running = Command::new(path).arg("60").spawn().unwrap();
+        let before = fs::read(path).unwrap();
+        let flags = OFlags::RDONLY | OFlags::TRUNC;
+        let truncated = open(path, flags, Mode::empty());
+        running.kill().unwrap();
+        running.wait().unwrap();
+        assert_eq!(truncated.err(), Some(Errno::TXTBSY), "{way:?}");
+        assert_eq!(fs::read(path).unwrap(), before, "{way:?}");
     });
 }
 
