@@ -5,8 +5,8 @@
 //! below it changed is no change. Content is not read: a private copy counts as changed
 //! content, whatever is in it.
 
-mod compare;
 mod moved;
+mod side;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -16,14 +16,15 @@ use std::vec;
 use rustix::io::Errno;
 
 use super::InspectError;
-use super::upper::{Bytes, Entry, Upper, hides, is_whiteout};
+use super::upper::{Bytes, Entry, Upper, compare, hides, is_whiteout};
 use crate::layer::{FileKind, FileName, LayerPath, Manifest, ManifestError, TreeIno};
 use crate::object::ObjectId;
 use crate::sys::handle::FileHandle;
 use crate::sys::inode;
 use crate::union::UnionError;
 
-pub use compare::{Differences, Side};
+pub use crate::union::upper::compare::Differences;
+pub use side::Side;
 
 /// Directories kept open at once on the way down; those further up are found by handle.
 const KEPT_OPEN: usize = 64;

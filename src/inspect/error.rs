@@ -9,6 +9,7 @@ use crate::layer::{BuildError, LayerPath, LayersError, ManifestError, MergeError
 use crate::object::ObjectError;
 use crate::private::PrivateError;
 use crate::union::UnionError;
+use crate::union::upper::UpperError;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -136,5 +137,15 @@ impl From<RootError> for InspectError {
 impl InspectError {
     pub(super) fn upper(path: &LayerPath, source: impl Into<UnionError>) -> Self {
         Self::Upper { path: path.clone(), source: source.into() }
+    }
+}
+
+impl From<UpperError> for InspectError {
+    fn from(error: UpperError) -> Self {
+        match error {
+            UpperError::Private(error) => error.into(),
+            UpperError::Layers(error) => error.into(),
+            UpperError::Entry { path, source } => Self::Upper { path, source },
+        }
     }
 }

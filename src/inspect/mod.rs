@@ -17,11 +17,11 @@ pub mod resolve;
 pub mod summary;
 pub mod text;
 pub mod tree;
-pub mod upper;
 pub mod usage;
 pub mod view;
 pub mod why;
 
+pub use crate::union::upper;
 pub use changes::{Change, ChangeKind, Changes};
 pub use container::{Container, Content};
 pub use describe::{Described, FileText};

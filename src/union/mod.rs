@@ -22,6 +22,7 @@ mod place;
 mod policy;
 mod remove;
 mod rename;
+pub mod upper;
 mod xattr;
 
 use std::collections::{HashMap, HashSet, VecDeque};

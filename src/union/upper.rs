@@ -3,22 +3,50 @@
 //! Reads the host's directories each time and takes no lock, so a mounted root can be looked
 //! at as well as one at rest. What vanishes between two steps counts as never there.
 
+pub mod compare;
+
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::InspectError;
+use super::{Origins, UnionError, kind_of};
+use crate::layer::store::LayersError;
 use crate::layer::{
     FileKind, Inode, LayerId, LayerPath, Layers, Manifest, NewXattr, Stack, TreeIno,
 };
 use crate::object::ObjectId;
-use crate::private::PrivateView;
 use crate::private::listing::{UpperEntry, UpperKind, read_upper};
 use crate::private::marks::{self, Marks};
+use crate::private::{PrivateError, PrivateView};
 use crate::sys::inode::{self, Status};
-use crate::union::{Origins, UnionError, kind_of};
+
+/// Why a private directory cannot be looked into.
+#[derive(Debug, thiserror::Error)]
+pub enum UpperError {
+    /// It is none, or not a whole one.
+    #[error(transparent)]
+    Private(#[from] PrivateError),
+    /// The tree below cannot be read.
+    #[error(transparent)]
+    Layers(#[from] LayersError),
+    /// An entry cannot be read.
+    #[error("cannot look at {path} in the private directory: {source}")]
+    Entry {
+        /// Where it is in the root.
+        path: LayerPath,
+        /// Why.
+        source: UnionError,
+    },
+}
+
+impl UpperError {
+    /// What became of the entry at `path`.
+    pub fn at(path: &LayerPath, source: impl Into<UnionError>) -> Self {
+        Self::Entry { path: path.clone(), source: source.into() }
+    }
+}
 
 /// A private directory over its tree.
 pub struct Upper {
@@ -76,8 +104,8 @@ impl Upper {
     /// Opens the private directory `path` over the tree of the stack that it records.
     ///
     /// # Errors
-    /// [`InspectError::Private`] if it is none; [`InspectError::Layers`] if the tree is gone.
-    pub fn open(path: &Path, layers: &Layers) -> Result<Self, InspectError> {
+    /// [`UpperError::Private`] if it is none; [`UpperError::Layers`] if the tree is gone.
+    pub fn open(path: &Path, layers: &Layers) -> Result<Self, UpperError> {
         let view = PrivateView::open(path)?;
         let tree = layers.tree(&view.record().stack)?;
         Ok(Self { layers: view.record().stack.layers().to_vec(), tree, view })
@@ -101,9 +129,9 @@ impl Upper {
     /// The root directory, which merges with the tree's whatever its marks say.
     ///
     /// # Errors
-    /// [`InspectError::Upper`].
-    pub fn root(&self) -> Result<Entry, InspectError> {
-        let fail = |source: Errno| InspectError::upper(&LayerPath::root(), source);
+    /// [`UpperError::Entry`].
+    pub fn root(&self) -> Result<Entry, UpperError> {
+        let fail = |source: Errno| UpperError::at(&LayerPath::root(), source);
         let fd = inode::open_path(self.view.upper(), b".").map_err(fail)?;
         let status = inode::status(&fd).map_err(fail)?;
         let marks = Marks::default();
@@ -159,18 +187,18 @@ impl Upper {
     /// What lies at `path` in the merged view; follows no symlink.
     ///
     /// # Errors
-    /// [`InspectError::Upper`] for damage on the way.
-    pub fn resolve(&self, path: &LayerPath) -> Result<Found, InspectError> {
+    /// [`UpperError::Entry`] for damage on the way.
+    pub fn resolve(&self, path: &LayerPath) -> Result<Found, UpperError> {
         let mut at = Found::Private(Box::new(self.root()?));
         for (depth, name) in path.names().iter().enumerate() {
             let here = || LayerPath::from_names(path.names()[..=depth].to_vec());
             at = match at {
                 Found::Private(dir) if dir.kind == FileKind::Directory => self
                     .child(&dir, name.as_bytes())
-                    .map_err(|source| InspectError::upper(&here(), source))?,
+                    .map_err(|source| UpperError::at(&here(), source))?,
                 Found::Tree(dir) if dir.kind == FileKind::Directory => self
                     .tree_child(&dir, name.as_bytes())
-                    .map_err(|source| InspectError::upper(&here(), source))?,
+                    .map_err(|source| UpperError::at(&here(), source))?,
                 Found::Absent { .. } | Found::Private(_) | Found::Tree(_) => {
                     return Ok(Found::Absent { hidden: None });
                 }
