@@ -57,6 +57,8 @@ pub(super) enum Verb {
     Diff(Diff),
     /// Tell where a path of a container comes from, and what its own copy costs
     Why(Why),
+    /// Make a template of a container: its changes become one more layer
+    Commit(Commit),
     /// Look after the store
     #[command(subcommand)]
     Store(StoreVerb),
@@ -272,6 +274,22 @@ pub(super) struct Why {
     pub(super) container: OsString,
     /// A path of the root
     pub(super) path: OsString,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// A mounted root is frozen for the moment in which its names are read.
+#[derive(Debug, Args)]
+pub(super) struct Commit {
+    /// A container's or root's name, its mountpoint, or a private directory
+    #[arg(value_name = "CT")]
+    pub(super) container: OsString,
+    /// The new template, NAME[:TAG]; the tag is `latest` unless given
+    #[arg(value_name = "NAME[:TAG]")]
+    pub(super) name: String,
+    /// Move the name if it exists; roots stay on the stack they were made from
+    #[arg(long)]
+    pub(super) replace: bool,
     #[command(flatten)]
     pub(super) json: Json,
 }

@@ -4,6 +4,7 @@
 //! it asks `host` and `doctor`. Nothing here survives the process.
 
 mod arguments;
+mod commit;
 mod demo;
 mod diff;
 mod doctor;
@@ -80,6 +81,7 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Info(wanted) => info::run(&wanted, &store, &output),
         Verb::Diff(wanted) => diff::run(&wanted, &store, &output),
         Verb::Why(wanted) => why::run(&wanted, &store, &output),
+        Verb::Commit(wanted) => commit::run(&wanted, &store, &output),
         Verb::Store(verb) => store::run(verb, &store, &output),
         Verb::Doctor(wanted) => doctor::run(&wanted, &store, &output),
         Verb::Demo(wanted) => demo::run(&wanted, &output),

@@ -74,6 +74,25 @@ impl Client {
         Ok(snapshot)
     }
 
+    /// Orders [`Request::Freeze`]. Asking for anything at least every half minute keeps the root
+    /// frozen, ending the connection lets it go on.
+    ///
+    /// # Errors
+    /// As [`Client::stop`].
+    pub fn freeze(&mut self) -> Result<(), ControlError> {
+        let answer = self.call(&Request::Freeze)?;
+        if answer == Answer::Frozen { Ok(()) } else { Err(unexpected(answer)) }
+    }
+
+    /// Orders [`Request::Thaw`]. Well answered, the root was frozen all the time.
+    ///
+    /// # Errors
+    /// As [`Client::stop`]; then it may have changed meanwhile.
+    pub fn thaw(&mut self) -> Result<(), ControlError> {
+        let answer = self.call(&Request::Thaw)?;
+        if answer == Answer::Thawed { Ok(()) } else { Err(unexpected(answer)) }
+    }
+
     /// Orders [`Request::Stop`]; on return the process is ending, or already gone: once it
     /// has unmounted, nothing makes it wait for its answer to be read.
     ///
@@ -119,7 +138,11 @@ fn unexpected(answer: Answer) -> ControlError {
     use serde::de::Error as _;
     match answer {
         Answer::Refused { reason } => ControlError::Refused { reason },
-        Answer::Status(_) | Answer::Statistics(_) | Answer::Stopping => {
+        Answer::Status(_)
+        | Answer::Statistics(_)
+        | Answer::Frozen
+        | Answer::Thawed
+        | Answer::Stopping => {
             ControlError::Protocol(serde_json::Error::custom("an answer to another request"))
         }
     }
@@ -127,6 +150,7 @@ fn unexpected(answer: Answer) -> ControlError {
 
 #[cfg(test)]
 mod tests {
+    use std::any::Any;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -136,6 +160,15 @@ mod tests {
     #[derive(Default)]
     struct Pretended {
         stopped: AtomicBool,
+        frozen: Arc<AtomicBool>,
+    }
+
+    struct OnDrop<F: FnMut()>(F);
+
+    impl<F: FnMut()> Drop for OnDrop<F> {
+        fn drop(&mut self) {
+            self.0();
+        }
     }
 
     impl Service for Pretended {
@@ -155,6 +188,12 @@ mod tests {
 
         fn statistics(&self) -> Snapshot {
             Snapshot { copy_ups: 3, ..Snapshot::default() }
+        }
+
+        fn freeze(&self) -> Result<Box<dyn Any>, String> {
+            self.frozen.store(true, Ordering::SeqCst);
+            let frozen = Arc::clone(&self.frozen);
+            Ok(Box::new(OnDrop(move || frozen.store(false, Ordering::SeqCst))))
         }
 
         fn stop(&self, detach: bool) -> Result<(), String> {
@@ -190,6 +229,29 @@ mod tests {
         assert_eq!(refused.to_string(), "busy: a shell stands in it");
         client.stop(true).expect("detaches");
         assert!(service.stopped.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn a_freeze_ends_with_its_thaw_or_with_its_connection() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let (path, service, server) = served(dir.path());
+        let frozen = || service.frozen.load(Ordering::SeqCst);
+        let mut client = Client::connect(&path).expect("the server listens");
+        assert!(matches!(client.thaw(), Err(ControlError::Refused { .. })));
+        client.freeze().expect("frozen");
+        client.status().expect("answers");
+        assert!(frozen());
+        client.thaw().expect("thawed");
+        assert!(!frozen());
+        client.freeze().expect("frozen again");
+        assert!(frozen());
+        drop(client);
+        // The connection's thread ends before the one that accepts.
+        drop(server);
+        while Arc::strong_count(&service) > 1 {
+            std::thread::yield_now();
+        }
+        assert!(!frozen());
     }
 
     #[test]

@@ -17,6 +17,11 @@ pub enum Request {
     Status,
     /// The counters since the mount began.
     Statistics,
+    /// Hold back everything that changes the root, until [`Request::Thaw`] or until the
+    /// connection ends or is silent for half a minute.
+    Freeze,
+    /// Let changes through again.
+    Thaw,
     /// Unmount and end.
     Stop {
         /// Also when files are open: the mount leaves the tree now and ends with its last user.
@@ -33,6 +38,11 @@ pub enum Answer {
     Status(Status),
     /// To [`Request::Statistics`].
     Statistics(Snapshot),
+    /// To [`Request::Freeze`]: nothing changes from here on, but for what is written through
+    /// descriptors and mappings that were open for writing and pass through to their files.
+    Frozen,
+    /// To [`Request::Thaw`]: nothing changed until here.
+    Thawed,
     /// To [`Request::Stop`]: unmounted, the process is ending.
     Stopping,
     /// The request was understood and not done.

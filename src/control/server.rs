@@ -1,5 +1,6 @@
 //! The serving side, inside a mount process.
 
+use std::any::Any;
 use std::fs::Permissions;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -28,6 +29,12 @@ pub trait Service: Send + Sync + 'static {
 
     /// Answers [`Request::Statistics`].
     fn statistics(&self) -> Snapshot;
+
+    /// Holds back everything that changes the root until the value is dropped.
+    ///
+    /// # Errors
+    /// A sentence that says why it goes on.
+    fn freeze(&self) -> Result<Box<dyn Any>, String>;
 
     /// Unmounts; the process ends once this returned well.
     ///
@@ -177,6 +184,8 @@ fn converse(stream: &UnixStream, service: &dyn Service) -> io::Result<()> {
     stream.set_write_timeout(Some(IDLE_LIMIT))?;
     let mut requests = BufReader::new(stream);
     let mut answers = stream;
+    // Dropped with the connection, however that ends.
+    let mut frozen: Option<Box<dyn Any>> = None;
     loop {
         let mut line = Vec::new();
         let read = requests.by_ref().take(LINE_LIMIT_BYTES).read_until(b'\n', &mut line)?;
@@ -189,6 +198,21 @@ fn converse(stream: &UnixStream, service: &dyn Service) -> io::Result<()> {
         let answer = match serde_json::from_slice::<Request>(&line) {
             Ok(Request::Status) => Answer::Status(service.status()),
             Ok(Request::Statistics) => Answer::Statistics(service.statistics()),
+            Ok(Request::Freeze) if frozen.is_some() => Answer::Frozen,
+            Ok(Request::Freeze) => match service.freeze() {
+                Ok(hold) => {
+                    frozen = Some(hold);
+                    Answer::Frozen
+                }
+                Err(reason) => Answer::Refused { reason },
+            },
+            Ok(Request::Thaw) => match frozen.take() {
+                Some(hold) => {
+                    drop(hold);
+                    Answer::Thawed
+                }
+                None => Answer::Refused { reason: "the root is not frozen".to_owned() },
+            },
             Ok(Request::Stop { detach }) => match service.stop(detach) {
                 Ok(()) => Answer::Stopping,
                 Err(reason) => Answer::Refused { reason },

@@ -50,6 +50,7 @@ impl FileSystem {
         bytes: &[u8],
         strip: Option<Caller>,
     ) -> Result<usize, FsError> {
+        let _changing = self.changing();
         let sink = self.sink(id)?;
         if let Some(caller) = strip {
             self.strip_set_id(id, caller)?;
@@ -97,6 +98,7 @@ impl FileSystem {
         offset: u64,
         len: u64,
     ) -> Result<(), FsError> {
+        let _changing = self.changing();
         Ok(rustix::fs::fallocate(&*self.sink(id)?, mode, offset, len)?)
     }
 
@@ -127,6 +129,7 @@ impl FileSystem {
         (to, mut to_offset): (NodeId, u64),
         len: usize,
     ) -> Result<usize, FsError> {
+        let _changing = self.changing();
         let source = self.source(from)?;
         let sink = self.sink(to)?;
         Ok(rustix::fs::copy_file_range(

@@ -7,6 +7,7 @@
 
 mod errno;
 mod file;
+mod gate;
 mod namespace;
 mod open;
 mod privilege;
@@ -15,6 +16,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
 use lru::LruCache;
@@ -22,12 +24,14 @@ use parking_lot::Mutex;
 
 pub use errno::FsError;
 pub use file::Sought;
+pub use gate::{FreezeError, Frozen};
 pub use namespace::Renaming;
 pub use open::{Backing, BackingFile, Handle, How, OpenRequest, Opened};
 
 use crate::sys::process::share_of_descriptors;
 use crate::telemetry::{Counters, Snapshot};
 use crate::union::{Attributes, NodeId, Union};
+use gate::{Gate, Passing};
 use open::{OpenFile, OpenInode};
 
 /// Messages to the kernel that may wait at once; beyond that they are dropped and counted.
@@ -69,6 +73,7 @@ pub struct FileSystem {
     served: Mutex<LruCache<NodeId, Weak<OpenInode>>>,
     files: Mutex<HashMap<u64, OpenFile>>,
     next_handle: AtomicU64,
+    gate: Arc<Gate>,
     notices: (Sender<Notice>, Receiver<Notice>),
 }
 
@@ -83,6 +88,7 @@ impl FileSystem {
             served: Mutex::new(LruCache::new(share_of_descriptors(16, SERVED))),
             files: Mutex::default(),
             next_handle: AtomicU64::new(1),
+            gate: Arc::default(),
             // A bounded channel would take the room for all of them at once.
             notices: crossbeam::channel::unbounded(),
         })
@@ -96,6 +102,21 @@ impl FileSystem {
     /// Whether opens may be answered with passthrough.
     pub fn passes_through(&self) -> bool {
         self.passthrough.load(Ordering::Acquire)
+    }
+
+    /// Holds back everything that changes the root, opens for writing among it, until the value
+    /// is dropped. Writes through descriptors and mappings that pass through go on: they never
+    /// come here.
+    ///
+    /// # Errors
+    /// [`FreezeError`].
+    pub fn freeze(&self, patience: Duration) -> Result<Frozen, FreezeError> {
+        self.gate.close(patience)
+    }
+
+    /// Lets a change through, or waits while the root is frozen.
+    fn changing(&self) -> Passing<'_> {
+        self.gate.pass()
     }
 
     /// What was counted so far.

@@ -46,6 +46,7 @@ impl FileSystem {
     /// # Errors
     /// The host's errno.
     pub fn change(&self, id: NodeId, change: &Change) -> Result<(), FsError> {
+        let _changing = self.changing();
         Ok(self.union.change(id, change)?)
     }
 
@@ -61,6 +62,7 @@ impl FileSystem {
         mode: u32,
         caller: Caller,
     ) -> Result<Attributes, FsError> {
+        let _changing = self.changing();
         let birth = Birth { mode, umask: caller.umask, uid: caller.uid, gid: caller.gid };
         Ok(self.union.create(parent, name, entry, birth)?)
     }
@@ -70,6 +72,7 @@ impl FileSystem {
     /// # Errors
     /// `EEXIST`, `EMLINK`.
     pub fn link(&self, id: NodeId, parent: NodeId, name: &[u8]) -> Result<Attributes, FsError> {
+        let _changing = self.changing();
         Ok(self.union.link(id, parent, name)?)
     }
 
@@ -78,6 +81,7 @@ impl FileSystem {
     /// # Errors
     /// `ENOENT`, `EISDIR`.
     pub fn unlink(&self, parent: NodeId, name: &[u8]) -> Result<(), FsError> {
+        let _changing = self.changing();
         let removed = self.union.unlink(parent, name)?;
         self.after_removal(Some(removed));
         Ok(())
@@ -88,6 +92,7 @@ impl FileSystem {
     /// # Errors
     /// `ENOENT`, `ENOTDIR`, `ENOTEMPTY`.
     pub fn rmdir(&self, parent: NodeId, name: &[u8]) -> Result<(), FsError> {
+        let _changing = self.changing();
         self.union.rmdir(parent, name)?;
         Ok(())
     }
@@ -103,6 +108,7 @@ impl FileSystem {
         flags: RenameFlags,
         caller: Caller,
     ) -> Result<(), FsError> {
+        let _changing = self.changing();
         // A rename makes an inode only to leave a device 0:0 behind.
         let owner = if flags.contains(RenameFlags::WHITEOUT) {
             Credentials::of(caller.pid).owner().unwrap_or_default()
@@ -182,6 +188,7 @@ impl FileSystem {
         flags: XattrFlags,
         caller: Caller,
     ) -> Result<(), FsError> {
+        let _changing = self.changing();
         check_attribute_name(name)?;
         self.union.set_xattr(id, name, value, flags)?;
         self.strip_after_acl(id, name, caller)
@@ -192,6 +199,7 @@ impl FileSystem {
     /// # Errors
     /// `ENODATA`.
     pub fn remove_xattr(&self, id: NodeId, name: &[u8]) -> Result<(), FsError> {
+        let _changing = self.changing();
         check_attribute_name(name)?;
         match self.union.remove_xattr(id, name) {
             // Without an ACL the mode is the ACL: there is nothing left to remove (acl(5)).

@@ -171,6 +171,7 @@ impl FileSystem {
         request: OpenRequest,
         caller: Caller,
     ) -> Result<Opened, FsError> {
+        let _changing = (request.write || request.truncate).then(|| self.changing());
         let inode = self.inode(id);
         let opened = self.open_inode(&inode, id, request, caller);
         self.let_go(id, &inode);
@@ -360,6 +361,7 @@ impl FileSystem {
     /// # Errors
     /// [`FsError::Renumbered`] as for [`FileSystem::open`].
     pub fn set_size(&self, id: NodeId, size: u64, caller: Caller) -> Result<(), FsError> {
+        let _changing = self.changing();
         let inode = self.inode(id);
         let done = self
             .own_content(&inode, id, size, |_| Ok(()))

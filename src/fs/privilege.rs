@@ -24,6 +24,7 @@ impl FileSystem {
     /// # Errors
     /// [`FsError::NotOwner`]; the host's errno.
     pub fn strip_privileges(&self, id: NodeId, caller: Caller) -> Result<(), FsError> {
+        let _changing = self.changing();
         let attributes = self.union.attributes(id)?;
         if attributes.kind == FileKind::Directory {
             return Ok(());

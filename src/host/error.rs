@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::commit::CommitError;
 use super::options::OptionError;
 use super::roots::RootError;
 use super::store::StoreError;
@@ -220,6 +221,9 @@ pub enum HostError {
         /// The template asked for.
         wanted: String,
     },
+    /// A root cannot be made a template.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
     /// A template cannot be written out.
     #[error(transparent)]
     Export(#[from] ExportError),

@@ -140,7 +140,7 @@ pub fn import_template(
 }
 
 /// The index is never the truth: an import does not fail for it.
-fn record_in_catalog(store: &Store, stack: &Stack) {
+pub(super) fn record_in_catalog(store: &Store, stack: &Stack) {
     let record = || {
         let catalog = Catalog::open(store.path())?;
         stack.layers().last().map_or(Ok(()), |layer| catalog.record_layer(layer))

@@ -7,6 +7,7 @@
 
 pub mod check;
 pub mod collect;
+pub mod commit;
 pub mod destroy;
 mod error;
 pub mod export;

@@ -1,9 +1,10 @@
 //! The life of a mount process, from its brief to the end of its root.
 
+use std::any::Any;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use rustix::process::Resource;
@@ -27,6 +28,9 @@ use crate::union::{SharedSet, Union};
 /// Threads that serve requests. A request served on another, idle processor costs more than
 /// waiting for a busy one, and passthrough keeps reads and writes away from here.
 const SERVING_THREADS: usize = 4;
+
+/// How long a freeze waits for changes that began before it.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What /dev/fuse is: `FUSE_MINOR` of the miscellaneous devices, linux/miscdevice.h.
 const FUSE_DEVICE: (u32, u32) = (10, 229);
@@ -352,6 +356,15 @@ impl Service for ServedRoot {
     fn statistics(&self) -> Snapshot {
         let file_system = self.file_system.lock().clone();
         file_system.map_or_else(Snapshot::default, |file_system| file_system.statistics())
+    }
+
+    fn freeze(&self) -> Result<Box<dyn Any>, String> {
+        let file_system = self.file_system.lock().clone();
+        let Some(file_system) = file_system else { return Err("the root is gone".to_owned()) };
+        match file_system.freeze(FREEZE_PATIENCE) {
+            Ok(frozen) => Ok(Box::new(frozen)),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     fn stop(&self, detach: bool) -> Result<(), String> {

@@ -10,24 +10,19 @@ mod side;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::vec;
 
 use rustix::io::Errno;
 
 use super::InspectError;
-use super::upper::{Bytes, Entry, Upper, compare, hides, is_whiteout};
+use super::upper::{Bytes, Entry, Kept, Upper, compare, hides, is_whiteout};
 use crate::layer::{FileKind, FileName, LayerPath, Manifest, ManifestError, TreeIno};
 use crate::object::ObjectId;
-use crate::sys::handle::FileHandle;
 use crate::sys::inode;
 use crate::union::UnionError;
 
 pub use crate::union::upper::compare::Differences;
 pub use side::Side;
-
-/// Directories kept open at once on the way down; those further up are found by handle.
-const KEPT_OPEN: usize = 64;
 
 /// How a path differs from the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,12 +143,6 @@ fn path_of(places: &[Place], mut at: usize) -> LayerPath {
     LayerPath::from_names(names)
 }
 
-/// A directory of the upper layer, held without a descriptor where that can be.
-enum Kept {
-    Open(Arc<OwnedFd>),
-    Handle(FileHandle),
-}
-
 /// One directory on the way down.
 struct Frame {
     dir: Kept,
@@ -237,7 +226,7 @@ impl<'a> Walk<'a> {
                 NameSort::Upper { whiteout: true } => {
                     self.whiteout(parent, merges, baseline, &name.name).map(|()| None)
                 }
-                NameSort::Upper { whiteout: false } => match frame.open(self.upper) {
+                NameSort::Upper { whiteout: false } => match frame.dir.open(self.upper) {
                     Ok(dir) => self.entry(&dir, parent, merges, baseline, &name.name),
                     Err(Errno::NOENT | Errno::STALE) => Ok(None),
                     Err(errno) => Err(errno.into()),
@@ -277,9 +266,8 @@ impl<'a> Walk<'a> {
             names.extend(self.hidden_names(counterpart, merges, &names)?);
             names.sort_by(|one, two| one.name.cmp(&two.name));
         }
-        let handle = if depth < KEPT_OPEN { None } else { FileHandle::of(&dir.fd).ok() };
         Ok(Frame {
-            dir: handle.map_or_else(|| Kept::Open(Arc::new(dir.fd)), Kept::Handle),
+            dir: Kept::new(dir.fd, depth),
             place,
             merges,
             baseline: merges.or(counterpart),
@@ -538,15 +526,6 @@ impl<'a> Walk<'a> {
             self.covered.insert((dir, name.clone()));
         }
         Ok(())
-    }
-}
-
-impl Frame {
-    fn open(&self, upper: &Upper) -> Result<Arc<OwnedFd>, Errno> {
-        match &self.dir {
-            Kept::Open(fd) => Ok(Arc::clone(fd)),
-            Kept::Handle(handle) => handle.open(upper.view().upper()).map(Arc::new),
-        }
     }
 }
 

@@ -4,10 +4,12 @@
 //! at as well as one at rest. What vanishes between two steps counts as never there.
 
 pub mod compare;
+pub mod layer;
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
@@ -20,6 +22,7 @@ use crate::object::ObjectId;
 use crate::private::listing::{UpperEntry, UpperKind, read_upper};
 use crate::private::marks::{self, Marks};
 use crate::private::{PrivateError, PrivateView};
+use crate::sys::handle::FileHandle;
 use crate::sys::inode::{self, Status};
 
 /// Why a private directory cannot be looked into.
@@ -335,6 +338,38 @@ impl Entry {
             | FileKind::Symlink
             | FileKind::Fifo
             | FileKind::Socket => 0,
+        }
+    }
+}
+
+/// A directory of the upper layer on the way down: the first are kept open, those below are
+/// found again by handle, for a container may make directories as deep as it likes.
+#[derive(Debug)]
+pub enum Kept {
+    /// Near the top, or on a host without handles.
+    Open(Arc<OwnedFd>),
+    /// Far below.
+    Handle(FileHandle),
+}
+
+/// Directories kept open at once.
+const KEPT_OPEN: usize = 64;
+
+impl Kept {
+    /// Keeps the directory `fd`, which is `depth` below the root.
+    pub fn new(fd: OwnedFd, depth: usize) -> Self {
+        let handle = if depth < KEPT_OPEN { None } else { FileHandle::of(&fd).ok() };
+        handle.map_or_else(|| Self::Open(Arc::new(fd)), Self::Handle)
+    }
+
+    /// The directory.
+    ///
+    /// # Errors
+    /// `ESTALE` if it was removed.
+    pub fn open(&self, upper: &Upper) -> Result<Arc<OwnedFd>, Errno> {
+        match self {
+            Self::Open(fd) => Ok(Arc::clone(fd)),
+            Self::Handle(handle) => handle.open(upper.view.upper()).map(Arc::new),
         }
     }
 }

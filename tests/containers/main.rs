@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod changes;
+mod commit;
 mod export;
 mod stage;
 #[path = "../support/mod.rs"]
