@@ -119,6 +119,13 @@ impl FileSystem {
         self.gate.pass()
     }
 
+    /// Tells the kernel of metadata that was changed through a number the inode had before.
+    fn tell_successor(&self, id: NodeId) {
+        if let Some(now) = self.union.successor(id) {
+            self.notify(Notice::Attributes(now));
+        }
+    }
+
     /// What was counted so far.
     pub fn statistics(&self) -> Snapshot {
         self.counters.snapshot()

@@ -47,7 +47,9 @@ impl FileSystem {
     /// The host's errno.
     pub fn change(&self, id: NodeId, change: &Change) -> Result<(), FsError> {
         let _changing = self.changing();
-        Ok(self.union.change(id, change)?)
+        self.union.change(id, change)?;
+        self.tell_successor(id);
+        Ok(())
     }
 
     /// Makes an entry. Counts one reference.
@@ -191,7 +193,9 @@ impl FileSystem {
         let _changing = self.changing();
         check_attribute_name(name)?;
         self.union.set_xattr(id, name, value, flags)?;
-        self.strip_after_acl(id, name, caller)
+        self.strip_after_acl(id, name, caller)?;
+        self.tell_successor(id);
+        Ok(())
     }
 
     /// Removes an extended attribute.
@@ -204,7 +208,11 @@ impl FileSystem {
         match self.union.remove_xattr(id, name) {
             // Without an ACL the mode is the ACL: there is nothing left to remove (acl(5)).
             Err(UnionError::NoAttribute) if name.starts_with(b"system.posix_acl_") => Ok(()),
-            removed => Ok(removed?),
+            removed => {
+                removed?;
+                self.tell_successor(id);
+                Ok(())
+            }
         }
     }
 

@@ -51,6 +51,24 @@ impl FileSystem {
         self.set_mode(&attributes, mode)
     }
 
+    /// Changes metadata with the owner or the group among it, which takes set-id bits: the host
+    /// sees us do it, who are in every group.
+    ///
+    /// # Errors
+    /// As [`FileSystem::change`].
+    pub fn change_owner(&self, id: NodeId, change: &Change, caller: Caller) -> Result<(), FsError> {
+        let _changing = self.changing();
+        let before = self.union.attributes(id)?;
+        let set_group_id = before.mode & libc::S_ISGID != 0;
+        let mut change = *change;
+        if change.mode.is_none() && set_group_id && before.kind != FileKind::Directory {
+            change.mode = Some(without_set_id(&before, &Credentials::of(caller.pid)));
+        }
+        self.union.change(id, &change)?;
+        self.tell_successor(id);
+        Ok(())
+    }
+
     /// Clears the set-id bits that `caller` may not keep on a file it changes.
     pub(super) fn strip_set_id(&self, id: NodeId, caller: Caller) -> Result<(), FsError> {
         let attributes = self.union.attributes(id)?;

@@ -319,7 +319,9 @@ impl Filesystem for Adapter {
                 if let Some(size) = size {
                     self.fs.set_size(id, size, caller(req, 0))?;
                 }
-                if !change.is_empty() {
+                if change.uid.is_some() || change.gid.is_some() {
+                    self.fs.change_owner(id, &change, caller(req, 0))?;
+                } else if !change.is_empty() {
                     self.fs.change(id, &change)?;
                 } else if size.is_none() {
                     // A request that sets nothing asks for the set-id bits to go.

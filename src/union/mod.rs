@@ -346,6 +346,11 @@ impl Union {
         self.table.read().superseded.contains_key(&id)
     }
 
+    /// The number that the inode of `id` has now, if that is another.
+    pub fn successor(&self, id: NodeId) -> Option<NodeId> {
+        self.superseded(id).map(|old| old.node.id())
+    }
+
     fn superseded(&self, id: NodeId) -> Option<Arc<Superseded>> {
         self.table.read().superseded.get(&id).cloned()
     }

@@ -111,6 +111,19 @@ fn times_before_1970_and_after_2038_are_kept_through_a_remount() {
 }
 
 #[test]
+fn a_change_of_group_takes_set_group_id_from_who_is_not_in_the_group() {
+    same_as_host(
+        "for mode in 2566 2755 6664; do
+             touch f; chown 7:8 f; chmod $mode f; stat -c %a f
+             setpriv --reuid 7 --regid 9 --clear-groups chgrp 9 f; stat -c '%a %g' f
+             chmod $mode f; chgrp 8 f; stat -c '%a %g' f
+             chmod $mode f; setpriv --reuid 7 --regid 9 --groups 8 chgrp 9 f; stat -c '%a %g' f
+             rm f
+         done",
+    );
+}
+
+#[test]
 fn what_is_made_in_a_setgid_directory_gets_its_group() {
     same_as_host(
         "mkdir g; chgrp 1234 g; chmod 2775 g; umask 022

@@ -72,6 +72,21 @@ fn every_name_of_a_file_shows_what_was_written_beside_an_old_reader() {
 }
 
 #[test]
+fn what_is_changed_through_an_old_reader_shows_under_the_name() {
+    every_way("text", |path, way| {
+        let reader = File::open(path).unwrap();
+        drop(write(path));
+        let shown = || fs::metadata(path).unwrap();
+        assert_eq!(shown().mode() & 0o7777, 0o644, "{way:?}");
+        reader.set_permissions(fs::Permissions::from_mode(0o4751)).unwrap();
+        again_until("the mode shows", || shown().mode() & 0o7777 == 0o4751);
+        rustix::fs::fchown(&reader, None, Some(rustix::fs::Gid::from_raw(7))).unwrap();
+        again_until("the group shows", || (shown().mode() & 0o7777, shown().gid()) == (0o751, 7));
+        assert_eq!(fs::read_to_string(path).unwrap(), NEW, "{way:?}");
+    });
+}
+
+#[test]
 fn a_shared_mapping_keeps_the_old_content_and_a_coherent_one_sees_the_new() {
     every_way("text", |path, way| {
         let mapped = raw::map(&File::open(path).unwrap());
