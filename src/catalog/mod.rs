@@ -1,28 +1,35 @@
-//! The index beside the store: which layers hold an object, and what each layer weighs.
+//! The index beside the store: from contents and names to their files, and what private files
+//! were last hashed to.
 //!
-//! It may be deleted at any moment, and no answer changes: all it holds is derived from
-//! `layers/`, and where it is locked, broken or gone the manifests themselves are read. No
-//! process keeps it open, and no request of a mounted root reads it. Knows objects, layers and
-//! templates; roots are told to it. Must never be relied on: garbage collection marks from the
-//! manifests.
+//! It may be deleted at any moment. What it says of templates is derived from the manifests,
+//! and no answer changes without it; what it remembers of private layers is found out again
+//! by walking them, but for the digests of their files, which take reading. No process keeps it
+//! open, and no request of a mounted root reads it. Knows objects, layers and templates; roots
+//! are told to it. Must never be relied on: garbage collection marks from the manifests.
 //!
-//! A crash can leave it behind the truth, which its stamp shows, or broken, which shows when it
-//! is opened or read: then it is deleted and built again.
+//! A crash can leave it broken, which its checksums show: then that part is made anew.
 
 mod answer;
 mod index;
+mod private;
+mod table;
 
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use answer::{Holders, LayerSize, Sizes};
+pub use index::{IndexError, Session};
+pub use private::{Glance, Held, Identity, Kept, RootKey, Stamp};
+pub use table::{Table, TableDamaged};
 
-use crate::layer::{LayerId, Layers, LayersError, Stack, TemplateName};
+use crate::layer::{Layers, LayersError, Manifest, ManifestError, Stack, StackId, TemplateName};
 use crate::object::ObjectId;
 use answer::{from_manifests, sum_up};
-use index::{Indexed, with_index};
 
-/// How long an answer waits for the index before it reads the manifests instead.
+/// How long an answer waits for the database before it does without.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Answers questions about the store as a whole, from the index where that is possible.
@@ -38,6 +45,9 @@ pub enum CatalogError {
     /// The truth that the index is derived from cannot be read.
     #[error(transparent)]
     Layers(#[from] LayersError),
+    /// A tree is damaged.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
 }
 
 impl Catalog {
@@ -50,22 +60,52 @@ impl Catalog {
         Ok(Self { index: store.join("index"), layers, patience: PATIENCE })
     }
 
-    /// Brings a new layer (and whatever else is new) into the index, so that the next question
-    /// is answered quickly. Does nothing if the index is in use for longer than a second: the
-    /// next question makes up for it.
+    /// Makes the table of a new stack, so that the next question is answered quickly.
     ///
     /// # Errors
-    /// [`CatalogError::Layers`] if `layers/` cannot be listed.
-    pub fn record_layer(&self, layer: &LayerId) -> Result<(), CatalogError> {
-        match with_index(&self.index, &self.layers, self.patience, |_| Ok(()))? {
-            Indexed::Answer(()) => {}
-            Indexed::Unavailable => tracing::debug!(%layer, "indexed later: the index is in use"),
+    /// [`CatalogError`] if the stack has no tree.
+    pub fn record_stack(&self, stack: &Stack) -> Result<(), CatalogError> {
+        let tree = self.layers.tree(stack)?;
+        self.table(&stack.id(), &tree).map(drop)
+    }
+
+    /// The reverse table of `tree`, the merge of `stack`; made if it is missing or damaged.
+    ///
+    /// # Errors
+    /// [`CatalogError::Manifest`].
+    pub fn table(&self, stack: &StackId, tree: &Manifest) -> Result<Table, CatalogError> {
+        Ok(Table::of(&self.tables(), stack, tree)?)
+    }
+
+    /// The same, made anew: for who found the old one damaged.
+    ///
+    /// # Errors
+    /// [`CatalogError::Manifest`].
+    pub fn new_table(&self, stack: &StackId, tree: &Manifest) -> Result<Table, CatalogError> {
+        Ok(Table::make(&self.tables(), stack, tree)?)
+    }
+
+    /// Removes the tables of stacks that are not among `live`.
+    pub fn prune(&self, live: &HashSet<StackId>) {
+        let Ok(entries) = fs::read_dir(self.tables()) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let stack = name.to_str().and_then(|name| name.parse::<StackId>().ok());
+            if stack.is_none_or(|stack| !live.contains(&stack)) {
+                // What stays costs room and nothing else.
+                let _gone = fs::remove_file(entry.path());
+            }
         }
-        Ok(())
+    }
+
+    /// Opens what is remembered of private layers; `None` if another process has it for longer
+    /// than a second, or it cannot be had at all.
+    pub fn session(&self) -> Option<Session> {
+        Session::open(&self.index, self.patience)
     }
 
     /// Tells which layers hold an object, and which templates and `roots` stand on them.
-    /// `roots` is every registered root with its stack.
+    /// `roots` is every registered root with its stack. Asks the layers' own object tables.
     ///
     /// # Errors
     /// [`CatalogError::Layers`].
@@ -74,20 +114,12 @@ impl Catalog {
         object: &ObjectId,
         roots: &[(String, Stack)],
     ) -> Result<Holders, CatalogError> {
-        let query = |reader: &index::Reader<'_>| reader.layers_with(object);
-        let (layers, unreadable) =
-            match with_index(&self.index, &self.layers, self.patience, query)? {
-                Indexed::Answer(found) => found,
-                Indexed::Unavailable => {
-                    let mut found = std::collections::BTreeSet::new();
-                    let unreadable = from_manifests(&self.layers, |layer, manifest| {
-                        if manifest.objects().any(|held| held.id == *object) {
-                            found.insert(layer);
-                        }
-                    })?;
-                    (found, unreadable)
-                }
-            };
+        let mut layers = BTreeSet::new();
+        let unreadable = from_manifests(&self.layers, |layer, manifest| {
+            if manifest.object_index(object).is_some() {
+                layers.insert(layer);
+            }
+        })?;
         let stands_on = |stack: &Stack| stack.layers().iter().any(|layer| layers.contains(layer));
         let mut templates: Vec<TemplateName> = Vec::new();
         for listed in self.layers.templates().list()? {
@@ -110,29 +142,39 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Layers`].
     pub fn sizes(&self) -> Result<Sizes, CatalogError> {
-        let query = |reader: &index::Reader<'_>| reader.sizes();
-        match with_index(&self.index, &self.layers, self.patience, query)? {
-            Indexed::Answer(sizes) => Ok(sizes),
-            Indexed::Unavailable => {
-                let mut rows = Vec::new();
-                let mut layers = Vec::new();
-                let unreadable = from_manifests(&self.layers, |layer, manifest| {
-                    layers.push(layer);
-                    rows.extend(manifest.objects().map(|held| (held.id, layer, held.size)));
-                })?;
-                rows.sort_unstable();
-                Ok(Sizes { layers: sum_up(layers, rows.into_iter()), unreadable })
-            }
-        }
+        let mut rows = Vec::new();
+        let mut layers = Vec::new();
+        let unreadable = from_manifests(&self.layers, |layer, manifest| {
+            layers.push(layer);
+            rows.extend(manifest.objects().map(|held| (held.id, layer, held.size)));
+        })?;
+        rows.sort_unstable();
+        Ok(Sizes { layers: sum_up(layers, rows.into_iter()), unreadable })
     }
 
-    /// Deletes the index and builds it again; tells whether that was possible, which it is not
-    /// while another process uses it for longer than a second.
+    /// Deletes the index and makes the tables of all templates again; tells whether that was
+    /// possible, which it is not while another process uses the database for longer than a second.
     ///
     /// # Errors
-    /// [`CatalogError::Layers`].
+    /// [`CatalogError`].
     pub fn rebuild(&self) -> Result<bool, CatalogError> {
-        Ok(index::rebuild(&self.index, &self.layers, self.patience)?)
+        let Some(session) = self.session() else { return Ok(false) };
+        session.give_up();
+        drop(session);
+        match fs::remove_dir_all(self.tables()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Ok(false),
+            Ok(()) | Err(_) => {}
+        }
+        for listed in self.layers.templates().list()? {
+            if let Ok(template) = listed.template {
+                self.record_stack(&template.stack)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn tables(&self) -> PathBuf {
+        self.index.join("trees")
     }
 }
 

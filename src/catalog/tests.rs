@@ -1,10 +1,11 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 
 use super::*;
+use crate::layer::LayerId;
 use crate::layer::{
     LayerBuilder, LayerPath, Metadata, NewContent, NewNode, Provenance, RunConfig, Template,
     TemplateKind, Timestamp,
@@ -75,8 +76,41 @@ impl TestStore {
         dir
     }
 
+    /// The files with each of contents 0 to 40, and all names, of each template by its table.
+    fn tables(&self, catalog: &Catalog) -> Vec<Tabled> {
+        let layers = Layers::open(self.path()).unwrap();
+        let listed = layers.templates().list().unwrap();
+        let stacks = listed.into_iter().map(|listed| listed.template.unwrap().stack);
+        let answers = stacks.map(|stack| {
+            // A damaged layer has none.
+            let Ok(tree) = layers.tree(&stack) else { return Default::default() };
+            let mut table = catalog.table(&stack.id(), &tree).unwrap();
+            let ask = |table: &mut Table| {
+                let mut files = Vec::new();
+                for content in 0..40 {
+                    let Some(index) = tree.object_index(&object(content)) else { continue };
+                    for ino in table.files_with(index)? {
+                        files.push(tree.path(&tree.inode(ino).unwrap()).unwrap());
+                    }
+                }
+                let mut names = Vec::new();
+                for at in 0..table.name_count() {
+                    let (dir, index) = table.name(at)?;
+                    let dir = tree.inode(dir).map_err(|_| TableDamaged)?;
+                    let entry = tree.entry(&dir, index).unwrap().ok_or(TableDamaged)?;
+                    names.push(entry.name.to_vec());
+                }
+                Ok((files, names))
+            };
+            ask(&mut table).unwrap_or_else(|TableDamaged| {
+                ask(&mut catalog.new_table(&stack.id(), &tree).unwrap()).unwrap()
+            })
+        });
+        answers.collect()
+    }
+
     /// Everything the catalog can say about contents 0 to 40.
-    fn all_answers(&self, catalog: &Catalog) -> (Vec<Holders>, Sizes) {
+    fn all_answers(&self, catalog: &Catalog) -> Answers {
         let roots: Vec<(String, Stack)> = Layers::open(self.path())
             .unwrap()
             .templates()
@@ -87,9 +121,15 @@ impl TestStore {
             .map(|template| (format!("root of {}", template.name), template.stack))
             .collect();
         let holders = (0..40).map(|n| catalog.who_has(&object(n), &roots).unwrap()).collect();
-        (holders, catalog.sizes().unwrap())
+        (holders, catalog.sizes().unwrap(), self.tables(catalog))
     }
 }
+
+/// Who holds what, what layers weigh, and what the tables say.
+type Answers = (Vec<Holders>, Sizes, Vec<Tabled>);
+
+/// Files by their contents, and names, of one stack.
+type Tabled = (Vec<Vec<u8>>, Vec<Vec<u8>>);
 
 fn object(content: u64) -> ObjectId {
     ObjectId::of(&content.to_le_bytes())
@@ -134,8 +174,10 @@ fn sizes_tell_shared_and_exclusive_bytes_apart() {
 fn every_answer_is_the_same_without_the_index() {
     let (store, _) = furnished();
     let indexed = store.all_answers(&store.catalog());
-    let occupied = store.occupy();
+    let session = store.catalog().session().unwrap();
     assert_eq!(store.all_answers(&store.impatient()), indexed, "from the manifests");
+    drop(session);
+    let occupied = store.occupy();
     assert!(!store.impatient().rebuild().unwrap());
     drop(occupied);
     fs::remove_dir_all(store.index()).unwrap();
@@ -170,16 +212,78 @@ fn a_damaged_layer_is_named_and_the_others_answer() {
     assert_eq!(store.all_answers(&store.impatient()), indexed);
 }
 
+/// What a walk of a private layer might have found.
+fn found(store: &TestStore) -> BTreeMap<RootKey, (Glance, Vec<Kept>)> {
+    let path = store.path().as_os_str().as_encoded_bytes().len() as u64;
+    let kept = |root: u8, file: u64| Kept {
+        path: format!("etc/{file}").into_bytes(),
+        identity: Identity { dev: 1, ino: file, size: path, ..Identity::default() },
+        held: match file % 3 {
+            0 => Held::Private(None),
+            1 => Held::Private(Some(object(file))),
+            _ => Held::Object(object(file + u64::from(root))),
+        },
+    };
+    let root = |root: u8| {
+        let glance = Glance { stamp: [root; 16], files: 200, unhashed: 70, changed: 0, moved: 0 };
+        ([root; 8], (glance, (0..300).map(|file| kept(root, file)).collect()))
+    };
+    (1..4).map(root).collect()
+}
+
+#[test]
+fn private_layers_are_remembered_until_the_index_is_lost() {
+    let (store, _) = furnished();
+    let found = found(&store);
+    let known: BTreeSet<RootKey> = found.keys().copied().collect();
+    let session = store.catalog().session().unwrap();
+    assert!(session.glances().unwrap().is_empty());
+    session.remember(&found, &known).unwrap();
+    drop(session);
+    let session = store.catalog().session().unwrap();
+    for (root, (glance, kept)) in &found {
+        assert_eq!(session.glances().unwrap()[root], *glance);
+        assert_eq!(session.kept(root).unwrap(), *kept);
+    }
+    // Content 1 is held by all; content 5 by the metadata of the first alone.
+    let holders = |content: u64| -> Vec<RootKey> {
+        let holders = session.holders(&BTreeSet::from([object(content)])).unwrap();
+        holders.into_iter().map(|(_, root)| root).collect()
+    };
+    assert_eq!(holders(1), [[1; 8], [2; 8], [3; 8]]);
+    assert_eq!(holders(3), [[1; 8]]);
+    // A root that is forgotten, or holds other things now, is not among the holders.
+    let now = BTreeMap::from([([2; 8], (Glance::default(), Vec::new()))]);
+    session.remember(&now, &BTreeSet::from([[1; 8], [2; 8]])).unwrap();
+    assert_eq!(holders(1), [[1; 8]]);
+    assert_eq!(session.glances().unwrap().len(), 2);
+    drop(session);
+    fs::remove_dir_all(store.index()).unwrap();
+    assert!(store.catalog().session().unwrap().glances().unwrap().is_empty());
+}
+
+#[test]
+fn a_database_in_use_is_waited_for_and_then_done_without() {
+    let (store, _) = furnished();
+    let session = store.catalog().session().unwrap();
+    assert!(store.impatient().session().is_none());
+    drop(session);
+    assert!(store.catalog().session().is_some());
+}
+
 #[test]
 fn an_index_with_any_file_damaged_is_built_again() {
     let (store, _) = furnished();
     let expected = store.all_answers(&store.catalog());
+    let found = found(&store);
+    let known: BTreeSet<RootKey> = found.keys().copied().collect();
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    for round in 0..12 {
+    for round in 0..24 {
+        store.catalog().session().unwrap().remember(&found, &known).unwrap();
         let mut files = Vec::new();
-        let mut dirs = vec![store.index().join("db")];
+        let mut dirs = vec![store.index()];
         while let Some(dir) = dirs.pop() {
             for entry in fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();
@@ -201,17 +305,39 @@ fn an_index_with_any_file_damaged_is_built_again() {
         }
         fs::write(file, bytes).unwrap();
         assert_eq!(store.all_answers(&store.catalog()), expected, "round {round}: {file:?}");
+        // What it still says of private layers is what was remembered; what it cannot say is gone.
+        if let Some(session) = store.catalog().session()
+            && let Ok(glances) = session.glances()
+        {
+            for (root, glance) in glances {
+                assert_eq!(glance, found[&root].0, "round {round}: {file:?}");
+                let kept = session.kept(&root).unwrap_or_default();
+                assert!(kept.is_empty() || kept == found[&root].1, "round {round}: {file:?}");
+            }
+        }
     }
 }
 
 #[test]
 fn an_index_of_another_format_is_built_again() {
     let (store, _) = furnished();
-    let expected = store.all_answers(&store.catalog());
+    drop(store.catalog().session());
     let db = sled::open(store.index().join("db")).unwrap();
-    db.insert("format", "mica-index-0").unwrap();
+    db.insert("format", "mica-index-1").unwrap();
     drop(db);
-    assert_eq!(store.all_answers(&store.catalog()), expected);
+    assert!(store.catalog().session().unwrap().glances().unwrap().is_empty());
+}
+
+#[test]
+fn tables_of_stacks_that_are_gone_go_too() {
+    let (store, _) = furnished();
+    store.all_answers(&store.catalog());
+    let tables = || fs::read_dir(store.index().join("trees")).unwrap().count();
+    assert_eq!(tables(), 2);
+    store.catalog().prune(&HashSet::new());
+    assert_eq!(tables(), 0);
+    assert!(store.catalog().rebuild().unwrap());
+    assert_eq!(tables(), 2);
 }
 
 #[test]
@@ -226,7 +352,7 @@ fn twenty_writers_and_readers_agree_while_the_index_is_deleted_under_them() {
                     let contents = 100 * worker..100 * worker + 50;
                     let layer = store.layer(contents.clone());
                     let catalog = store.catalog();
-                    catalog.record_layer(&layer).unwrap();
+                    catalog.record_stack(&Stack::new(vec![layer])).unwrap();
                     for content in contents.step_by(17) {
                         let holders = catalog.who_has(&object(content), &[]).unwrap();
                         assert!(holders.layers.contains(&layer), "{content}: {holders:?}");

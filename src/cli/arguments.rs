@@ -298,6 +298,8 @@ pub(super) struct Commit {
 pub(super) enum StoreVerb {
     /// Show what every template and root costs, on the disk and in memory, and what deleting frees
     Df(Json),
+    /// Name every template and root that has a content, under whatever path
+    WhoHas(WhoHas),
     /// Remove what no template, root or running import refers to
     Gc {
         /// Count what would be removed, and remove nothing
@@ -334,6 +336,28 @@ pub(super) enum StoreVerb {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("wanted").required(true).args(["word", "host", "versions"]))]
+#[command(
+    after_help = "Exit status: 0 if somebody has it, 1 if nobody is known to, 2 for bad usage."
+)]
+pub(super) struct WhoHas {
+    /// A digest or six or more of its first digits; a path, looked up in all templates and roots; a pattern of names ('libssl*') or of paths ('/usr/**/libssl*'); ./FILE of this host
+    #[arg(value_name = "HASH|PATH|GLOB")]
+    pub(super) word: Option<OsString>,
+    /// The content of this file of the host
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) host: Option<PathBuf>,
+    /// All versions of the files with such a name, and who has which
+    #[arg(long, value_name = "PATTERN")]
+    pub(super) versions: Option<OsString>,
+    /// First hash the private files whose content is not known
+    #[arg(long)]
+    pub(super) scan: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
 }
 
 #[derive(Debug, Args)]

@@ -143,7 +143,7 @@ pub fn import_template(
 pub(super) fn record_in_catalog(store: &Store, stack: &Stack) {
     let record = || {
         let catalog = Catalog::open(store.path())?;
-        stack.layers().last().map_or(Ok(()), |layer| catalog.record_layer(layer))
+        catalog.record_stack(stack)
     };
     if let Err(error) = record() {
         tracing::warn!(%error, "the catalog learns of this import later");

@@ -12,6 +12,7 @@ mod error;
 pub mod files;
 mod follow;
 pub mod history;
+pub mod holders;
 mod library;
 pub mod resolve;
 pub mod summary;

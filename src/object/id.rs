@@ -1,6 +1,7 @@
 //! Digests, and the names of objects.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 
 use serde::de::Error as _;
@@ -111,6 +112,16 @@ impl ObjectId {
         let (fan_out, rest) = hex.as_str().split_at(2);
         format!("{fan_out}/{rest}")
     }
+}
+
+/// Reads `from` to its end and returns the name that an object with this content has.
+///
+/// # Errors
+/// What reading answers.
+pub fn identify(from: &mut impl Read) -> io::Result<ObjectId> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(from)?;
+    Ok(ObjectId(hasher.finalize().into()))
 }
 
 impl fmt::Display for ObjectId {

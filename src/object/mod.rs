@@ -26,7 +26,7 @@ mod sweep;
 mod tests;
 
 pub use error::ObjectError;
-pub use id::{Digest, DigestError, ObjectId};
+pub use id::{Digest, DigestError, ObjectId, identify};
 pub use publish::Published;
 pub use put::Put;
 pub use reader::{ObjectFile, ObjectReader};

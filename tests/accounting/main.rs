@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod disk;
+mod holders;
 mod memory;
 mod stage;
 #[path = "../support/mod.rs"]

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::cli::FOUND;
 use crate::cli::arguments::Json;
 use crate::cli::output::{Output, complain, size};
 use crate::inspect::Library;
@@ -23,7 +24,7 @@ pub(super) fn run(json: Json, store: &Path, output: Output) -> Result<ExitCode> 
     for sentence in &usage.damaged {
         complain(sentence);
     }
-    Ok(if usage.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if usage.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }
 
 fn print(usage: &Usage, output: Output) -> Result<()> {

@@ -5,6 +5,7 @@ mod destroy;
 mod df;
 mod forget;
 mod gc;
+mod who_has;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use super::output::Output;
 pub(super) fn run(verb: StoreVerb, store: &Path, output: &Output) -> Result<ExitCode> {
     match verb {
         StoreVerb::Df(json) => df::run(json, store, *output),
+        StoreVerb::WhoHas(asked) => who_has::run(&asked, store, *output),
         StoreVerb::Gc { dry_run, json } => gc::run(dry_run, json, store, *output),
         StoreVerb::Check { rehash, json } => check::run(rehash, json, store, *output),
         StoreVerb::Forget { root, force, dry_run } => {

@@ -35,6 +35,14 @@ impl Manifest {
         })
     }
 
+    /// Where an object is in the object table; none if the manifest does not refer to it.
+    pub fn object_index(&self, id: &ObjectId) -> Option<u32> {
+        let (records, _) = self.section(Section::Objects).as_chunks::<OBJECT_LEN>();
+        let wanted = id.digest().as_bytes().as_slice();
+        let found = records.binary_search_by(|record| record[..32].cmp(wanted)).ok()?;
+        u32::try_from(found).ok()
+    }
+
     /// The target of a symlink; empty for other kinds.
     ///
     /// # Errors
