@@ -14,6 +14,7 @@ mod follow;
 pub mod history;
 pub mod holders;
 mod library;
+mod parallel;
 pub mod resolve;
 pub mod summary;
 pub mod text;

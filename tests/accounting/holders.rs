@@ -155,7 +155,7 @@ fn a_path_finds_its_content_wherever_it_lies() {
 
     let nobody = stage.store.mica(["store", "who-has", "/no/such"]).capture();
     assert_eq!(nobody.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&nobody.stderr).contains("has /no/such"));
+    assert!(String::from_utf8_lossy(&nobody.stderr).contains("has a file /no/such"));
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn print(answer: &Answer, asked: &WhoHas, output: Output) -> Result<()> {
     }
     if answer.contents.is_empty() && answer.unknown.is_empty() {
         let word = asked.versions.as_deref().or(asked.word.as_deref()).unwrap_or_default();
-        complain(&format!("no template and no root has {}", printable(word.as_bytes())));
+        complain(&format!("no template and no root has a file {}", printable(word.as_bytes())));
     }
     let private = &answer.private;
     let open = private.unhashed + private.changed;

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::parallel::each;
 use super::text::PathText;
 use super::{InspectError, Library};
 use crate::catalog::{Catalog, CatalogError, Glance, Held, Kept, RootKey, Session};
@@ -382,14 +383,9 @@ impl Inquiry<'_> {
     /// Keeps what was found out about private layers for the next question.
     fn remember(&self, roots: &[Root<'_>]) {
         let Some(session) = self.session else { return };
-        let found: BTreeMap<RootKey, (Glance, Vec<Kept>)> = roots
-            .iter()
-            .filter_map(|root| Some((root.key, (root.glance, root.walked.clone()?))))
-            .filter(|(key, (glance, kept))| {
-                // Of a mounted root without new digests there is nothing to remember.
-                self.glances.get(key) != Some(glance) || !kept.is_empty()
-            })
-            .collect();
+        let news = roots.iter().filter(|root| root.news);
+        let found: BTreeMap<RootKey, (Glance, Vec<Kept>)> =
+            news.filter_map(|root| Some((root.key, (root.glance, root.walked.clone()?)))).collect();
         let known = roots.iter().map(|root| root.key).collect();
         if let Err(error) = session.remember(&found, &known) {
             tracing::debug!(%error, "what was found in private layers is not remembered");
@@ -455,26 +451,6 @@ impl Inquiry<'_> {
                 .collect(),
         }
     }
-}
-
-/// Does `work` on each of `things`, with as many threads as there are processors; the results
-/// are in the order of the things.
-fn each<T: Send, R: Send>(things: &mut [T], work: impl Fn(&mut T) -> R + Sync) -> Vec<R> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(16);
-    let size = things.len().div_ceil(threads).max(1);
-    if things.len() <= 4 {
-        return things.iter_mut().map(work).collect();
-    }
-    std::thread::scope(|scope| {
-        let parts: Vec<_> = things
-            .chunks_mut(size)
-            .map(|part| scope.spawn(|| part.iter_mut().map(&work).collect::<Vec<R>>()))
-            .collect();
-        let join = |part: std::thread::ScopedJoinHandle<'_, Vec<R>>| {
-            part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        parts.into_iter().flat_map(join).collect()
-    })
 }
 
 /// The content of a file of this host.

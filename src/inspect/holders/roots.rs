@@ -28,6 +28,8 @@ pub(super) struct Root<'a> {
     pub(super) glance: Glance,
     /// What was just found in it; otherwise it is as it was remembered.
     pub(super) walked: Option<Vec<Kept>>,
+    /// That is something else than what was remembered.
+    pub(super) news: bool,
     pub(super) hashed: u64,
     /// Why the answer may lack something of this root.
     pub(super) note: Option<String>,
@@ -53,6 +55,7 @@ impl<'a> Root<'a> {
             stack,
             glance: Glance::default(),
             walked: None,
+            news: false,
             hashed: 0,
             note: None,
             upper: OnceCell::new(),
@@ -80,6 +83,7 @@ impl<'a> Root<'a> {
                 let at_rest = stamp.filter(|_| !live && walk::stamp(private) == stamp);
                 glance.stamp = at_rest.unwrap_or_default();
                 root.glance = glance;
+                root.news = remembered != Some(glance) || known != kept;
                 root.walked = Some(kept);
                 root.hashed = hashed;
                 if unreadable > 0 {

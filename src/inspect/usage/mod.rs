@@ -13,15 +13,14 @@ mod root;
 mod shown;
 mod tally;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::parallel::each;
 use super::{InspectError, Library};
 use crate::host::{RootRecord, sentence};
 use crate::layer::{LayerId, Manifest, Stack, StackId, Template, TemplateName};
@@ -203,27 +202,11 @@ impl Library {
             *sums.exclusive.entry(at).or_default() += own;
         }
 
-        let done: Vec<Mutex<Option<RootUsage>>> =
-            records.iter().map(|_| Mutex::new(None)).collect();
-        let next = AtomicUsize::new(0);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(16);
         let gauge = Gauge { library: self, trees: &trees, templates: &templates };
-        std::thread::scope(|scope| {
-            for _ in 0..threads.min(records.len()) {
-                scope.spawn(|| {
-                    while let Some((record, slot)) = {
-                        let at = next.fetch_add(1, Ordering::Relaxed);
-                        records.get(at).zip(done.get(at))
-                    } {
-                        *slot.lock() = Some(gauge.root(record));
-                    }
-                });
-            }
-        });
+        let gauged = each(&mut records.iter().collect::<Vec<_>>(), |record| gauge.root(record));
 
         let mut usage = Usage { damaged, ..Usage::default() };
-        for (at, (record, slot)) in (first_root..).zip(records.iter().zip(done)) {
-            let Some(mut root) = slot.into_inner() else { continue };
+        for (at, (record, mut root)) in (first_root..).zip(records.iter().zip(gauged)) {
             let own = files.roots.get(&record.id.to_string()).copied().unwrap_or_default();
             let stack = sums.stacks.get(&record.stack.id()).copied().unwrap_or_default();
             let family = families.get(&record.template).copied().unwrap_or(at);
@@ -266,18 +249,20 @@ impl Library {
         records: &[RootRecord],
         damaged: &mut Vec<String>,
     ) -> HashMap<StackId, Tree> {
+        let mut known = HashSet::new();
         let stacks = templates.iter().map(|template| &template.stack);
+        let stacks = stacks.chain(records.iter().map(|record| &record.stack));
+        let mut stacks: Vec<&Stack> = stacks.filter(|stack| known.insert(*stack)).collect();
+        let opened = each(&mut stacks, |stack| {
+            let open = || {
+                let manifest = self.layers().tree(stack)?;
+                Ok::<_, InspectError>(Tree { apparent: shown::tree_bytes(&manifest)?, manifest })
+            };
+            (stack.id(), open())
+        });
         let mut trees = HashMap::new();
-        for stack in stacks.chain(records.iter().map(|record| &record.stack)) {
-            let id = stack.id();
-            if trees.contains_key(&id) {
-                continue;
-            }
-            let opened = self.layers().tree(stack).map_err(InspectError::from);
-            let counted = opened.and_then(|manifest| {
-                Ok(Tree { apparent: shown::tree_bytes(&manifest)?, manifest })
-            });
-            match counted {
+        for (id, tree) in opened {
+            match tree {
                 Ok(tree) => {
                     trees.insert(id, tree);
                 }
