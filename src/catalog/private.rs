@@ -71,7 +71,8 @@ pub struct Glance {
     pub unhashed: u32,
     /// Those that were hashed, and have changed since.
     pub changed: u32,
-    /// Directories of the tree that lie elsewhere.
+    /// Directories that show something else than the tree has at their path: moved ones and
+    /// opaque ones.
     pub moved: u32,
 }
 
@@ -98,8 +99,20 @@ impl Session {
     /// # Errors
     /// As [`Session::glances`].
     pub fn kept(&self, root: &RootKey) -> Result<Vec<Kept>, IndexError> {
+        self.kept_where(root, |_, _| true)
+    }
+
+    /// The part of it that `wanted` is interested in, by its path and what it is.
+    ///
+    /// # Errors
+    /// As [`Session::glances`].
+    pub fn kept_where(
+        &self,
+        root: &RootKey,
+        wanted: impl Fn(&[u8], &Held) -> bool,
+    ) -> Result<Vec<Kept>, IndexError> {
         self.run(|rows| match rows.get(row_key(b'b', root))? {
-            Some(bytes) => decode(&bytes).ok_or(IndexError::Malformed),
+            Some(bytes) => decode(&bytes, wanted).ok_or(IndexError::Malformed),
             None => Ok(Vec::new()),
         })
     }
@@ -191,10 +204,17 @@ impl Session {
 impl Kept {
     /// The content it has, as far as that is known.
     pub fn content(&self) -> Option<ObjectId> {
-        match self.held {
-            Held::Private(content) => content,
-            Held::Object(content) => Some(content),
-            Held::Moved(_) => None,
+        self.held.content()
+    }
+}
+
+impl Held {
+    /// The content it has, as far as that is known.
+    pub fn content(&self) -> Option<ObjectId> {
+        match self {
+            Self::Private(content) => *content,
+            Self::Object(content) => Some(*content),
+            Self::Moved(_) => None,
         }
     }
 }
@@ -260,7 +280,7 @@ fn encode(kept: &[Kept]) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Vec<Kept>> {
+fn decode(bytes: &[u8], wanted: impl Fn(&[u8], &Held) -> bool) -> Option<Vec<Kept>> {
     let mut from = Reader(bytes);
     let mut kept = Vec::new();
     while !from.0.is_empty() {
@@ -280,7 +300,9 @@ fn decode(bytes: &[u8]) -> Option<Vec<Kept>> {
         let (path, rest) = from.0.split_at_checked(usize::from(len))?;
         from.0 = rest;
         let identity = Identity { dev, ino, size, mtime, ctime };
-        kept.push(Kept { path: path.to_vec(), identity, held });
+        if wanted(path, &held) {
+            kept.push(Kept { path: path.to_vec(), identity, held });
+        }
     }
     Some(kept)
 }
@@ -323,7 +345,7 @@ mod tests {
             of(Held::Moved(TreeIno::ROOT)),
         ];
         let bytes = encode(&kept);
-        assert_eq!(decode(&bytes).as_ref(), Some(&kept));
+        assert_eq!(decode(&bytes, |_, _| true).as_ref(), Some(&kept));
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..2000 {
             let mut bytes = bytes.clone();
@@ -331,7 +353,7 @@ mod tests {
             bytes[at] ^= random.u8(1..);
             bytes.truncate(random.usize(..=bytes.len()));
             // No panic; what it says is checked against the files themselves.
-            let _anything = decode(&bytes);
+            let _anything = decode(&bytes, |_, _| true);
         }
         let glance = Glance { stamp: [7; 16], files: 1, unhashed: 2, changed: 3, moved: 4 };
         assert_eq!(read_glance(&write_glance(&glance)), Some(glance));

@@ -2,7 +2,10 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 
 use super::super::{InspectError, Library};
 use super::follow::{Look, follow};
@@ -10,7 +13,7 @@ use super::glob::Glob;
 use super::stacks::{Hit, Opened};
 use super::walk::{self, Walked};
 use super::{Contents, HeldAs, Holding, RootFile};
-use crate::catalog::{Glance, Held, Kept, RootKey, Session};
+use crate::catalog::{Glance, Held, Identity, Kept, RootKey, Session};
 use crate::host::{RootRecord, sentence};
 use crate::layer::{FileKind, LayerPath};
 use crate::object::ObjectId;
@@ -34,8 +37,8 @@ pub(super) struct Root<'a> {
     /// Why the answer may lack something of this root.
     pub(super) note: Option<String>,
     upper: OnceCell<Result<Upper, UpperError>>,
-    /// Whether the private layer has something under a first name.
-    touched: RefCell<BTreeMap<Vec<u8>, bool>>,
+    /// What the private layer has under paths that were looked up.
+    touched: RefCell<BTreeMap<Vec<u8>, Touched>>,
 }
 
 impl<'a> Root<'a> {
@@ -108,25 +111,42 @@ impl<'a> Root<'a> {
         self.upper.get_or_init(|| Upper::open(private, self.library.layers())).as_ref()
     }
 
-    /// Everything that its private layer holds.
-    pub(super) fn kept(&self, session: Option<&Session>) -> Vec<Kept> {
+    /// What its private layer holds, as far as `wanted`.
+    fn kept(&self, session: Option<&Session>, wanted: impl Fn(&[u8], &Held) -> bool) -> Vec<Kept> {
         match (&self.walked, session) {
-            (Some(kept), _) => kept.clone(),
-            (None, Some(session)) => session.kept(&self.key).unwrap_or_default(),
+            (Some(kept), _) => {
+                kept.iter().filter(|kept| wanted(&kept.path, &kept.held)).cloned().collect()
+            }
+            (None, Some(session)) => session.kept_where(&self.key, wanted).unwrap_or_default(),
             (None, None) => Vec::new(),
         }
     }
 
-    /// Whether the private layer may say anything about a path.
-    fn is_touched(&self, path: &[u8]) -> bool {
-        let Some(private) = &self.record.private else { return false };
-        let first = path.split(|byte| *byte == b'/').next().unwrap_or_default();
-        if let Some(touched) = self.touched.borrow().get(first) {
-            return *touched;
+    /// What the private layer says about a path, as far as a few lstat(2) can tell: where every
+    /// directory merges with the tree's at its path, only the names on the way count.
+    fn touched(&self, path: &[u8]) -> Touched {
+        let Some(private) = &self.record.private else { return Touched::Not };
+        let mut ends: Vec<usize> =
+            path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).collect();
+        ends.push(path.len());
+        for end in ends {
+            let here = path.get(..end).unwrap_or_default();
+            let known = self.touched.borrow().get(here).copied();
+            let found = known.unwrap_or_else(|| {
+                let found = look_up(&private.join("upper"), here);
+                self.touched.borrow_mut().insert(here.to_vec(), found);
+                found
+            });
+            match found {
+                Touched::Not => return Touched::Not,
+                Touched::Directory if self.glance.moved == 0 => {}
+                Touched::Removed if self.glance.moved == 0 => return Touched::Removed,
+                Touched::Directory | Touched::Removed | Touched::Otherwise => {
+                    return Touched::Otherwise;
+                }
+            }
         }
-        let touched = exists(&private.join("upper"), first);
-        self.touched.borrow_mut().insert(first.to_vec(), touched);
-        touched
+        Touched::Directory
     }
 
     /// The contents under a path, if they are others than its stack has there; with a
@@ -137,7 +157,13 @@ impl<'a> Root<'a> {
         stack: &Opened,
         session: Option<&Session>,
     ) -> Asked {
-        if !stack.on_the_way.iter().any(|first| self.is_touched(first)) {
+        // A directory of the tree that has a private side is one still.
+        let same = |path: &Vec<u8>| match self.touched(path) {
+            Touched::Not => true,
+            Touched::Directory => stack.has_directory(path),
+            Touched::Removed | Touched::Otherwise => false,
+        };
+        if stack.on_the_way.iter().all(same) {
             return Asked::AsStack;
         }
         let Some(upper) = self.upper() else { return Asked::AsStack };
@@ -171,8 +197,9 @@ impl<'a> Root<'a> {
                     Ok(Bytes::Private) => {
                         let dev = walk::device(upper).unwrap_or_default();
                         let identity = walk::identity(dev, &entry.status);
-                        let known = self
-                            .kept(session)
+                        let here = path.to_bytes();
+                        let known = self.kept(session, |path, _| path == here);
+                        let known = known
                             .into_iter()
                             .find_map(|kept| kept.content().filter(|_| kept.identity == identity));
                         match known {
@@ -198,7 +225,7 @@ impl<'a> Root<'a> {
         if self.glance.files == 0 && self.walked.as_ref().is_none_or(Vec::is_empty) {
             return (known, unhashed);
         }
-        for kept in self.kept(session).into_iter().filter(|kept| glob.fits(&kept.path)) {
+        for kept in self.kept(session, |path, _| glob.fits(path)) {
             match (kept.content(), kept.held) {
                 (Some(content), _) => {
                     known.entry(content).or_default().insert(kept.path);
@@ -225,7 +252,13 @@ impl<'a> Root<'a> {
         if private.is_empty() && self.glance.moved == 0 && self.walked.is_none() {
             return found;
         }
-        for kept in self.kept(session) {
+        let wanted = |_: &[u8], held: &Held| match held {
+            Held::Moved(_) => true,
+            held @ (Held::Private(_) | Held::Object(_)) => {
+                held.content().is_some_and(|content| private.contains(&content))
+            }
+        };
+        for kept in self.kept(session, wanted) {
             match (kept.held, kept.content()) {
                 (Held::Moved(top), _) => {
                     let Some(stack) = stack else { continue };
@@ -255,9 +288,13 @@ impl<'a> Root<'a> {
     /// Notes that the root shows `hit` at `path`, if it does.
     fn shown(&self, hit: &Hit, path: &[u8], found: &mut Holdings) {
         let copied = hit.inode.nlink > 1 && self.is_indexed(hit);
-        if !copied && !self.is_touched(path) {
-            found.add(hit.content, path.to_vec(), HeldAs::Template);
-            return;
+        match self.touched(path) {
+            Touched::Not if !copied => {
+                found.add(hit.content, path.to_vec(), HeldAs::Template);
+                return;
+            }
+            Touched::Removed => return,
+            Touched::Not | Touched::Directory | Touched::Otherwise => {}
         }
         let (Some(upper), Ok(place)) = (self.upper(), LayerPath::parse(path)) else { return };
         match upper.resolve(&place) {
@@ -278,20 +315,23 @@ impl<'a> Root<'a> {
     /// Whether a copy stands for all names of a file with several.
     fn is_indexed(&self, hit: &Hit) -> bool {
         let name = format!("{:08x}", hit.inode.ino.get());
-        self.record.private.as_ref().is_some_and(|p| exists(&p.join("index"), name.as_bytes()))
+        self.record.private.as_ref().is_some_and(|p| exists(&p.join("index"), &name))
     }
 
     /// Whether a private file is the one it was when it was hashed.
     fn is_as_it_was(&self, kept: &Kept) -> bool {
-        let (Some(upper), Ok(path)) = (self.upper(), LayerPath::parse(&kept.path)) else {
-            return false;
-        };
-        match (upper.resolve(&path), walk::device(upper)) {
-            (Ok(Found::Private(entry)), Ok(dev)) => {
-                walk::identity(dev, &entry.status) == kept.identity
+        let Some(private) = &self.record.private else { return false };
+        let path = private.join("upper").join(OsStr::from_bytes(&kept.path));
+        let Ok(found) = std::fs::symlink_metadata(path) else { return false };
+        let time = |seconds, nanos: i64| (seconds, u32::try_from(nanos).unwrap_or(0));
+        kept.identity
+            == Identity {
+                dev: found.dev(),
+                ino: found.ino(),
+                size: found.size(),
+                mtime: time(found.mtime(), found.mtime_nsec()),
+                ctime: time(found.ctime(), found.ctime_nsec()),
             }
-            _ => false,
-        }
     }
 }
 
@@ -342,10 +382,32 @@ pub(super) fn key_of(record: &RootRecord) -> RootKey {
     u64::from_str_radix(&id, 16).unwrap_or_default().to_be_bytes()
 }
 
+/// What a private layer has under a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Touched {
+    /// Nothing: the tree shows.
+    Not,
+    /// A directory, which merges with what the tree has.
+    Directory,
+    /// A whiteout.
+    Removed,
+    /// Something that has to be looked at closely.
+    Otherwise,
+}
+
+/// What is at `path` of an upper directory whose parents are directories.
+fn look_up(upper: &Path, path: &[u8]) -> Touched {
+    match std::fs::symlink_metadata(upper.join(OsStr::from_bytes(path))) {
+        Ok(found) if found.is_dir() => Touched::Directory,
+        Ok(found) if found.file_type().is_char_device() && found.rdev() == 0 => Touched::Removed,
+        Ok(_) => Touched::Otherwise,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Touched::Not,
+        Err(_) => Touched::Otherwise,
+    }
+}
+
 /// Whether there is something called `name` in `directory`.
-fn exists(directory: &Path, name: &[u8]) -> bool {
-    use std::os::unix::ffi::OsStrExt;
-    let path: PathBuf = directory.join(std::ffi::OsStr::from_bytes(name));
+fn exists(directory: &Path, name: &str) -> bool {
     // What cannot be told is looked at closely.
-    !matches!(rustix::fs::lstat(&path), Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR))
+    directory.join(name).try_exists().unwrap_or(true)
 }

@@ -19,8 +19,8 @@ pub(super) struct Opened {
     table: Table,
     /// What the question means here: contents, and the paths that were looked up for it.
     pub(super) asked: BTreeMap<ObjectId, BTreeSet<Vec<u8>>>,
-    /// First names on the way to them: a root that has none of them in its private layer sees
-    /// the same.
+    /// Paths that were looked up on the way to them: a root whose private layer has none of them
+    /// sees the same.
     pub(super) on_the_way: BTreeSet<Vec<u8>>,
     /// Where the contents are.
     pub(super) hits: Vec<Hit>,
@@ -55,7 +55,7 @@ impl Opened {
         let tree = &self.tree;
         let mut on_the_way = BTreeSet::new();
         let found = follow(path, |path| {
-            on_the_way.extend(path.names().first().map(|name| name.as_bytes().to_vec()));
+            on_the_way.insert(path.to_bytes());
             Ok::<_, InspectError>(match tree.resolve(path)? {
                 None => Look::Absent,
                 Some(inode) if inode.kind == FileKind::Directory => Look::Directory,
@@ -179,6 +179,12 @@ impl Opened {
         }
         path.extend_from_slice(name);
         Ok(path)
+    }
+
+    /// Whether the tree has a directory at a path.
+    pub(super) fn has_directory(&self, path: &[u8]) -> bool {
+        let found = LayerPath::parse(path).ok().and_then(|path| self.tree.resolve(&path).ok());
+        found.flatten().is_some_and(|inode| inode.kind == FileKind::Directory)
     }
 
     /// The path of `hit` below directory `top` of the tree, if it is below it.

@@ -62,18 +62,12 @@ pub(super) fn device(upper: &Upper) -> Result<u64, Errno> {
 pub(super) fn stamp(private: &std::path::Path) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt;
     let mut bytes = private.as_os_str().as_encoded_bytes().to_vec();
-    for part in ["work", "upper", "index", "mica.json"] {
-        let found = match std::fs::symlink_metadata(private.join(part)) {
-            Ok(found) => found,
-            Err(_) if part == "index" => continue,
-            Err(_) => return None,
-        };
-        for number in [found.dev(), found.ino()] {
-            bytes.extend_from_slice(&number.to_le_bytes());
-        }
-        for number in [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()] {
-            bytes.extend_from_slice(&number.to_le_bytes());
-        }
+    let found = std::fs::symlink_metadata(private.join("work")).ok()?;
+    for number in [found.dev(), found.ino()] {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    for number in [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()] {
+        bytes.extend_from_slice(&number.to_le_bytes());
     }
     Digest::of(&bytes).as_bytes().first_chunk().copied()
 }
@@ -140,13 +134,16 @@ impl Walk<'_> {
         }
     }
 
-    /// Notes a directory whose part of the tree lies elsewhere there.
+    /// Notes a directory that shows something else than the tree has there.
     fn directory(&mut self, parent: &Entry, name: &[u8], entry: &Entry, path: &[u8]) {
         let here: Option<TreeIno> = self.upper.below(parent.origin, name).unwrap_or_default();
-        if let Some(origin) = entry.origin.filter(|origin| Some(*origin) != here) {
+        if entry.origin == here {
+            return;
+        }
+        self.done.glance.moved += 1;
+        if let Some(origin) = entry.origin {
             let identity = identity(self.dev, &entry.status);
             let held = Held::Moved(origin);
-            self.done.glance.moved += 1;
             self.done.kept.push(Kept { path: path.to_vec(), identity, held });
         }
     }
