@@ -66,6 +66,20 @@ pub(super) enum Verb {
     Doctor(Doctor),
     /// Show what Mica does, on a scratch store made of this host's own programs
     Demo(Demo),
+    /// Print a script that completes commands in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages, one for each command
+    Man {
+        /// Where to; it is made if it is missing
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
+    /// Prints docs/CLI.md
+    #[command(hide = true)]
+    Reference,
 }
 
 #[derive(Debug, Subcommand)]

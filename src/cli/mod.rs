@@ -15,6 +15,7 @@ mod mount_helper;
 mod output;
 mod patch;
 mod progress;
+mod reference;
 mod store;
 mod template;
 mod umount;
@@ -85,7 +86,14 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Store(verb) => store::run(verb, &store, &output),
         Verb::Doctor(wanted) => doctor::run(&wanted, &store, &output),
         Verb::Demo(wanted) => demo::run(&wanted, &output),
+        Verb::Completions { shell } => done(reference::completions(shell, output)),
+        Verb::Man { dir } => done(reference::man(&dir, output)),
+        Verb::Reference => done(reference::markdown(output)),
     }
+}
+
+fn done(result: Result<()>) -> Result<ExitCode> {
+    result.map(|()| ExitCode::SUCCESS)
 }
 
 /// Sends what the modules log to standard error: warnings, or what MICA_LOG asks for.

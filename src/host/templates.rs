@@ -10,19 +10,6 @@ use super::unmount;
 use crate::layer::store::LayersError;
 use crate::layer::{Layers, Template, TemplateName};
 
-/// A template with what it amounts to.
-#[derive(Debug, Clone)]
-pub struct TemplateSummary {
-    /// The template itself.
-    pub template: Template,
-    /// Inodes of its tree.
-    pub inodes: u32,
-    /// Bytes of its distinct file contents.
-    pub content_bytes: u64,
-    /// The roots that were made from it.
-    pub roots: Vec<String>,
-}
-
 /// Reads the template that `text` names.
 ///
 /// # Errors
@@ -85,21 +72,6 @@ pub fn matching(layers: &Layers, wanted: &[String]) -> Result<Vec<TemplateName>,
         found.extend(fitting.into_iter().filter(|name| seen.insert(name.clone())));
     }
     Ok(found)
-}
-
-/// What one template amounts to.
-///
-/// # Errors
-/// When its layers cannot be read or merged.
-pub fn summary(
-    layers: &Layers,
-    records: &[RootRecord],
-    template: Template,
-) -> Result<TemplateSummary, HostError> {
-    let tree = layers.tree(&template.stack)?;
-    let content_bytes = tree.objects().map(|object| object.size).sum();
-    let roots = users(records, &template.name);
-    Ok(TemplateSummary { inodes: tree.len(), content_bytes, roots, template })
 }
 
 /// Takes names away; what only they referred to stays until it is collected.

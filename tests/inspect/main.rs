@@ -10,6 +10,7 @@ mod damage;
 mod debian;
 mod image;
 mod output;
+mod reference;
 mod shell;
 #[path = "../support/mod.rs"]
 mod support;
