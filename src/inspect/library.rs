@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::host::{Access, RootRecord, Roots, Store};
-use crate::layer::Layers;
+use crate::layer::{LayerId, Layers, LayersError, Manifest};
 use crate::object::ObjectReader;
 
 use super::InspectError;
@@ -55,5 +55,19 @@ impl Library {
     /// [`InspectError::Host`] if one of them is damaged.
     pub fn records(&self) -> Result<Vec<RootRecord>, InspectError> {
         Ok(self.roots.list()?)
+    }
+
+    /// Opens a layer whose manifest has the digest it is called by.
+    ///
+    /// # Errors
+    /// [`LayersError::NoLayer`], [`LayersError::Damaged`], [`LayersError::Altered`] and
+    /// [`LayersError::Io`].
+    pub fn open_layer(&self, id: &LayerId) -> Result<Manifest, LayersError> {
+        let manifest = self.layers().load(id)?;
+        if manifest.digest() == *id.digest() {
+            Ok(manifest)
+        } else {
+            Err(LayersError::Altered(*id))
+        }
     }
 }

@@ -270,16 +270,6 @@ impl Library {
         }
         Ok(summaries)
     }
-
-    /// Opens a layer whose manifest has the digest it is called by.
-    fn open_layer(&self, id: &LayerId) -> Result<Manifest, LayersError> {
-        let manifest = self.layers().load(id)?;
-        if manifest.digest() == *id.digest() {
-            Ok(manifest)
-        } else {
-            Err(LayersError::Altered(*id))
-        }
-    }
 }
 
 /// Bytes of distinct contents.

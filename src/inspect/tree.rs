@@ -9,6 +9,10 @@ use crate::layer::{LayerPath, TreeIno};
 use super::text::{NameText, TargetText};
 use super::{InspectError, Node, Step, View};
 
+/// Levels of directories that are shown at most: answers are built, printed and dropped level
+/// by level of the stack, and any program may have made a tree deeper than that holds.
+const MOST_LEVELS: usize = 1024;
+
 /// A file, and what is below it if it is a directory.
 #[derive(Clone, Debug, Serialize)]
 pub struct Branch {
@@ -50,11 +54,12 @@ impl Branch {
 
 impl View {
     /// What lies at `path` and everything below it, weighed whole, shown `depth` directories
-    /// deep (0: itself alone; none: all).
+    /// deep (0: itself alone; none: all, up to 1,024).
     ///
     /// # Errors
     /// [`InspectError::NoPath`], [`InspectError::Manifest`] for damage.
     pub fn tree(&self, path: &LayerPath, depth: Option<usize>) -> Result<Branch, InspectError> {
+        let depth = depth.unwrap_or(MOST_LEVELS).min(MOST_LEVELS);
         let mut seen: HashSet<TreeIno> = HashSet::new();
         // From the outermost directory to the one in hand.
         let mut open: Vec<Branch> = Vec::new();
@@ -74,9 +79,7 @@ impl View {
                 size_bytes: if counts { node.size } else { 0 },
                 files: u64::from(counts),
                 opaque: node.opaque,
-                children: (node.kind.is_directory()
-                    && depth.is_none_or(|depth| names - top < depth))
-                .then(Vec::new),
+                children: (node.kind.is_directory() && names - top < depth).then(Vec::new),
                 node: node.clone(),
             });
             Ok::<_, InspectError>(Step::Into)

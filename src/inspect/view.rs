@@ -143,7 +143,7 @@ pub enum Step {
 }
 
 impl Library {
-    /// The view of what `meaning` means.
+    /// The view of what `meaning` means; of a root, what lies under its private layer.
     ///
     /// # Errors
     /// [`InspectError::Layers`] if its layers cannot be read or merged;
@@ -172,16 +172,21 @@ impl View {
     /// # Errors
     /// [`InspectError::Layers`].
     pub fn of_stack(library: &Library, whole: String, stack: &Stack) -> Result<Self, InspectError> {
-        let manifest = library.layers().tree(stack)?;
+        let mut manifest = library.layers().tree(stack)?;
+        if manifest.verify_digest().is_err() {
+            // It is derived: from whole layers it can be made again.
+            manifest = library.layers().tree_verified(stack)?;
+        }
         Ok(Self { whole, manifest, layers: stack.layers().to_vec() })
     }
 
-    /// A single layer, with its whiteouts.
+    /// A single layer, with its whiteouts. Its manifest is hashed: what is shown is what the
+    /// digest says.
     ///
     /// # Errors
     /// [`InspectError::Layers`].
     pub fn of_layer(library: &Library, id: LayerId) -> Result<Self, InspectError> {
-        let manifest = library.layers().load(&id)?;
+        let manifest = library.open_layer(&id)?;
         Ok(Self { whole: format!("layer {id}"), manifest, layers: vec![id] })
     }
 

@@ -176,3 +176,53 @@ fn a_layer_is_put_back_with_its_objects_also_one_on_top_of_others() {
     let whole = desk.mica(["template", "check"]).capture();
     assert_eq!(whole.status.code(), Some(0));
 }
+
+#[test]
+fn a_flipped_byte_anywhere_in_a_layer_or_tree_is_noticed_or_mended() {
+    let (desk, ..) = three();
+    let [_, upper] = layers(&desk, "more").try_into().unwrap();
+    let shown = desk.mica(["layer", "tree", &upper]).succeed();
+    let merged = desk.mica(["template", "files", "more", "--json"]).succeed();
+    let layer = desk.store.path().join("layers").join(&upper);
+    let stack = desk.json(["template", "show", "more"])["stack_id"].as_str().unwrap().to_owned();
+    let tree = desk.store.path().join("trees").join(stack);
+    let good = [fs::read(&layer).unwrap(), fs::read(&tree).unwrap()];
+    for part in 0..40 {
+        for (path, good) in [&layer, &tree].into_iter().zip(&good) {
+            let mut bad = good.clone();
+            let at = bad.len() * part / 40;
+            bad[at] ^= 0x20;
+            fs::remove_file(path).unwrap();
+            fs::write(path, bad).unwrap();
+        }
+        let output = desk.mica(["layer", "tree", &upper]).capture();
+        assert_eq!(output.status.code(), Some(2), "byte {part}/40 of the layer passed for whole");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(&upper) && said.contains("--replace"), "{said}");
+        // The tree is made of layers, and the upper one cannot be used.
+        let output = desk.mica(["template", "files", "more", "-q"]).capture();
+        assert_eq!(output.status.code(), Some(2), "byte {part}/40 of the tree passed for whole");
+        fs::write(&layer, &good[0]).unwrap();
+        assert_eq!(desk.mica(["template", "files", "more", "--json"]).succeed(), merged);
+        assert_eq!(desk.mica(["layer", "tree", &upper]).succeed(), shown);
+        assert!(fs::read(&tree).unwrap() == good[1], "the tree was not made again");
+    }
+}
+
+#[test]
+fn a_damaged_template_is_told_beside_the_whole_ones() {
+    let (desk, ..) = three();
+    fs::write(desk.store.path().join("templates/other/latest.json"), b"{").unwrap();
+    let listed = desk.json(["template", "list"]);
+    let listed = listed.as_array().unwrap();
+    assert_eq!(listed.len(), 3);
+    assert!(listed[2]["path"].as_str().unwrap().ends_with("other/latest.json"));
+    assert!(listed[2]["damage"].as_str().unwrap().contains("damaged"), "{listed:?}");
+    let output = desk.mica(["template", "list"]).capture();
+    assert!(String::from_utf8(output.stdout).unwrap().contains("more:latest"));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("other/latest.json"));
+    assert_eq!(desk.mica(["template", "show", "other"]).capture().status.code(), Some(2));
+    let checked = desk.mica(["template", "check"]).capture();
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(String::from_utf8(checked.stdout).unwrap().starts_with("damaged: 3 templates"));
+}

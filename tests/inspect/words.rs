@@ -126,3 +126,32 @@ fn links_are_followed_as_from_inside_and_loops_are_refused() {
     refused(&desk, &["template", "cat", "a", "/loop1"], &["too many symbolic links", "/loop1"]);
     refused(&desk, &["template", "cat", "a", "/dangling"], &["has no /gone"]);
 }
+
+#[test]
+fn a_tree_of_any_depth_is_shown() {
+    let desk = Desk::new();
+    let tree = desk.scratch.directory("deep");
+    // Deeper than any stack would hold, by a path that no single call would take.
+    crate::shell::shell(
+        &tree,
+        "for _ in $(seq 20); do mkdir -p $(printf 'd/%.0s' $(seq 100)); cd -P $(printf 'd/%.0s' $(seq 100)); done
+         echo bottom >file",
+    );
+    desk.store.import("deep", &tree);
+    desk.store.import("flat", &desk.tree("flat", &[("file", "x")]));
+    for arguments in [
+        &["template", "tree", "deep"][..],
+        &["template", "tree", "deep", "-q"],
+        &["template", "tree", "deep", "--json"],
+        &["template", "files", "deep", "--json"],
+        &["template", "history", "deep"],
+        &["template", "check", "deep"],
+    ] {
+        desk.mica(arguments.iter().copied()).succeed();
+    }
+    assert_eq!(desk.json(["template", "tree", "deep", "--depth", "1"])["size_bytes"], 7);
+    let differing = desk.json(["template", "diff", "flat", "deep", "--stat"]);
+    assert_eq!(differing["totals"]["added"], 2001);
+    let found = desk.mica(["template", "files", "deep", "--name", "file", "-q"]).succeed();
+    assert_eq!(found.len(), "/d".len() * 2000 + "/file\n".len());
+}
