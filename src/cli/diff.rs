@@ -182,7 +182,7 @@ fn remarks(change: &Change) -> Vec<String> {
 pub(super) fn side_json(side: &Side) -> Value {
     json!({
         "type": Kind::File(side.kind).word(),
-        "size": side.size,
+        "size_bytes": side.size,
         "disk_bytes": side.disk_bytes,
         "mode": format!("{:04o}", side.metadata.mode),
         "uid": side.metadata.uid,

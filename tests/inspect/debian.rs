@@ -161,6 +161,10 @@ fn files_are_found_as_find_finds_them() {
             assert_eq!(branch["size_bytes"], du(&root.join(name)), "{name}");
         }
     }
+    // With weights, the heaviest first.
+    let drawn = desk.mica(["template", "tree", "one", "--depth", "1", "--size"]).succeed();
+    let first = drawn.lines().nth(1).unwrap();
+    assert!(first.ends_with("├── usr/"), "{drawn}");
     let names = desk.mica(["template", "tree", "one", "/etc", "-q"]).succeed();
     let found = find(&root, "-path './etc*'");
     let found: BTreeSet<&str> = found.iter().map(String::as_str).collect();

@@ -54,7 +54,7 @@ pub(in crate::cli) struct TreeShape {
     /// Show no more than this many levels
     #[arg(long, value_name = "LEVELS")]
     pub(in crate::cli) depth: Option<usize>,
-    /// Show what each file, and each directory with all that is in it, weighs
+    /// Show what each file, and each directory with all that is in it, weighs, the heaviest first
     #[arg(long)]
     pub(in crate::cli) size: bool,
     #[command(flatten)]

@@ -51,7 +51,7 @@ pub(super) fn markdown(output: Output) -> Result<()> {
 fn reference() -> Result<String> {
     let mut top = Arguments::command().disable_help_subcommand(true);
     top.build();
-    let mut text = format!("{}\n## Options of every command\n\n", CONVENTIONS.trim_end());
+    let mut text = format!("{}\n\n## Options of every command\n\n", CONVENTIONS.trim_end());
     let global = |arg: &&Arg| arg.is_global_set() && !arg.is_hide_set();
     for arg in top.get_arguments().filter(global) {
         describe(&mut text, arg)?;

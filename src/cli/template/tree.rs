@@ -78,7 +78,10 @@ fn draw(
         write!(out, " {}", output.paint(Paint::Removed, "(hides what is below)"))?;
     }
     writeln!(out)?;
-    let children = branch.children.as_deref().unwrap_or_default();
+    let mut children: Vec<&Branch> = branch.children.iter().flatten().collect();
+    if shape.size {
+        children.sort_by_key(|child| std::cmp::Reverse(child.size_bytes));
+    }
     for (at, child) in children.iter().enumerate() {
         let (tee, bar) =
             if at + 1 < children.len() { ("├── ", "│   ") } else { ("└── ", "    ") };
