@@ -44,7 +44,8 @@ struct Fixed {
 const MOST_ROUNDS: usize = 3;
 
 pub(super) fn run(wanted: &TemplateCheck, store: &Path, output: Output) -> Result<ExitCode> {
-    let (store, layers) = open(store, Access::Write)?;
+    let access = if wanted.fix.is_some() { Access::Write } else { Access::Read };
+    let (store, layers) = open(store, access)?;
     let named = !wanted.templates.is_empty();
     let names = named.then(|| templates::matching(&layers, &wanted.templates)).transpose()?;
     let names = names.as_deref();
