@@ -51,7 +51,7 @@ pub struct FileText {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub xattrs: Vec<XattrText>,
     /// Number of the layer its record comes from, 1 the lowest of the stack.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "layer_number", skip_serializing_if = "Option::is_none")]
     pub layer: Option<u32>,
     /// In a single layer: the directory hides what the layers below have in it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]

@@ -26,7 +26,7 @@ pub struct Branch {
     #[serde(flatten)]
     pub target: Option<TargetText>,
     /// Number of the layer its record comes from, 1 the lowest.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "layer_number", skip_serializing_if = "Option::is_none")]
     pub layer: Option<u32>,
     /// Permission, set-id and sticky bits, four octal digits.
     pub mode: String,
