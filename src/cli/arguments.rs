@@ -57,6 +57,8 @@ pub(super) enum Verb {
     Diff(Diff),
     /// Tell where a path of a container comes from, and what its own copy costs
     Why(Why),
+    /// Drop what a container changed at paths: back to the template
+    Revert(Revert),
     /// Make a template of a container: its changes become one more layer
     Commit(Commit),
     /// Look after the store
@@ -288,6 +290,23 @@ pub(super) struct Why {
     pub(super) container: OsString,
     /// A path of the root
     pub(super) path: OsString,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// A directory means all in it. On a mounted root it shows at once; who has a file open keeps
+/// what it has.
+#[derive(Debug, Args)]
+pub(super) struct Revert {
+    /// A container's or root's name, its mountpoint, or a private directory
+    #[arg(value_name = "CT")]
+    pub(super) container: OsString,
+    /// Paths of the root
+    #[arg(value_name = "PATH", required = true)]
+    pub(super) paths: Vec<OsString>,
+    /// Tell what would be reverted, and revert nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
     #[command(flatten)]
     pub(super) json: Json,
 }

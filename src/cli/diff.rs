@@ -107,7 +107,7 @@ fn paint(kind: &ChangeKind) -> Paint {
     }
 }
 
-fn line(path: &LayerPath, change: &Change, output: Output) -> String {
+pub(super) fn line(path: &LayerPath, change: &Change, output: Output) -> String {
     let head = format!("{} {}", letter(&change.kind), shown(path));
     let head = output.paint(paint(&change.kind), &head);
     let remarks = remarks(change);
@@ -192,7 +192,7 @@ pub(super) fn side_json(side: &Side) -> Value {
     })
 }
 
-fn described(path: &LayerPath, change: &Change) -> Value {
+pub(super) fn described(path: &LayerPath, change: &Change) -> Value {
     let side = |side: &Option<Side>| side.as_ref().map(side_json);
     let mut value = json!({
         "kind": word(&change.kind),

@@ -16,6 +16,7 @@ mod output;
 mod patch;
 mod progress;
 mod reference;
+mod revert;
 mod store;
 mod template;
 mod umount;
@@ -83,6 +84,7 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Diff(wanted) => diff::run(&wanted, &store, &output),
         Verb::Why(wanted) => why::run(&wanted, &store, &output),
         Verb::Commit(wanted) => commit::run(&wanted, &store, &output),
+        Verb::Revert(wanted) => revert::run(&wanted, &store, &output),
         Verb::Store(verb) => store::run(verb, &store, &output),
         Verb::Doctor(wanted) => doctor::run(&wanted, &store, &output),
         Verb::Demo(wanted) => demo::run(&wanted, &output),

@@ -93,6 +93,18 @@ impl Client {
         if answer == Answer::Thawed { Ok(()) } else { Err(unexpected(answer)) }
     }
 
+    /// Orders [`Request::Revert`] of a path relative to the root; returns how many names stand
+    /// for something else now.
+    ///
+    /// # Errors
+    /// As [`Client::stop`].
+    pub fn revert(&mut self, path: &[u8]) -> Result<u64, ControlError> {
+        let path_hex = path.iter().map(|byte| format!("{byte:02x}")).collect();
+        let answer = self.call(&Request::Revert { path_hex })?;
+        let Answer::Reverted { names } = answer else { return Err(unexpected(answer)) };
+        Ok(names)
+    }
+
     /// Orders [`Request::Stop`]; on return the process is ending, or already gone: once it
     /// has unmounted, nothing makes it wait for its answer to be read.
     ///
@@ -141,6 +153,7 @@ fn unexpected(answer: Answer) -> ControlError {
         Answer::Status(_)
         | Answer::Statistics(_)
         | Answer::Frozen
+        | Answer::Reverted { .. }
         | Answer::Thawed
         | Answer::Stopping => {
             ControlError::Protocol(serde_json::Error::custom("an answer to another request"))
@@ -196,6 +209,10 @@ mod tests {
             Ok(Box::new(OnDrop(move || frozen.store(false, Ordering::SeqCst))))
         }
 
+        fn revert(&self, path: &[u8]) -> Result<u64, String> {
+            if path == b"a/\xff" { Ok(3) } else { Err("not there".to_owned()) }
+        }
+
         fn stop(&self, detach: bool) -> Result<(), String> {
             if !detach {
                 return Err("busy: a shell stands in it".to_owned());
@@ -225,6 +242,8 @@ mod tests {
         );
         assert_eq!(client.status().expect("status").since, 7);
         assert_eq!(client.statistics().expect("statistics").copy_ups, 3);
+        assert_eq!(client.revert(b"a/\xff").expect("reverted"), 3);
+        assert!(matches!(client.revert(b"b"), Err(ControlError::Refused { .. })));
         let refused = client.stop(false).expect_err("busy");
         assert_eq!(refused.to_string(), "busy: a shell stands in it");
         client.stop(true).expect("detaches");

@@ -22,6 +22,11 @@ pub enum Request {
     Freeze,
     /// Let changes through again.
     Thaw,
+    /// Drop what the container changed at a path and below.
+    Revert {
+        /// The path relative to the root, in hexadecimal digits: it may hold any bytes.
+        path_hex: String,
+    },
     /// Unmount and end.
     Stop {
         /// Also when files are open: the mount leaves the tree now and ends with its last user.
@@ -43,6 +48,11 @@ pub enum Answer {
     Frozen,
     /// To [`Request::Thaw`]: nothing changed until here.
     Thawed,
+    /// To [`Request::Revert`]: done, and the kernel shows it.
+    Reverted {
+        /// Names that stand for something else now.
+        names: u64,
+    },
     /// To [`Request::Stop`]: unmounted, the process is ending.
     Stopping,
     /// The request was understood and not done.

@@ -36,6 +36,12 @@ pub trait Service: Send + Sync + 'static {
     /// A sentence that says why it goes on.
     fn freeze(&self) -> Result<Box<dyn Any>, String>;
 
+    /// Drops what the container changed at `path` and below; returns how many names changed.
+    ///
+    /// # Errors
+    /// A sentence that says why not, or not all.
+    fn revert(&self, path: &[u8]) -> Result<u64, String>;
+
     /// Unmounts; the process ends once this returned well.
     ///
     /// # Errors
@@ -213,6 +219,13 @@ fn converse(stream: &UnixStream, service: &dyn Service) -> io::Result<()> {
                 }
                 None => Answer::Refused { reason: "the root is not frozen".to_owned() },
             },
+            Ok(Request::Revert { path_hex }) => match bytes(&path_hex) {
+                Some(path) => match service.revert(&path) {
+                    Ok(names) => Answer::Reverted { names },
+                    Err(reason) => Answer::Refused { reason },
+                },
+                None => Answer::Refused { reason: "that is no path in hexadecimal".to_owned() },
+            },
             Ok(Request::Stop { detach }) => match service.stop(detach) {
                 Ok(()) => Answer::Stopping,
                 Err(reason) => Answer::Refused { reason },
@@ -225,4 +238,11 @@ fn converse(stream: &UnixStream, service: &dyn Service) -> io::Result<()> {
         reply.push(b'\n');
         answers.write_all(&reply)?;
     }
+}
+
+/// The bytes that hexadecimal digits stand for.
+fn bytes(digits: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    let pair = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    if rest.is_empty() { pairs.iter().map(pair).collect() } else { None }
 }

@@ -16,11 +16,11 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender};
 use lru::LruCache;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 pub use errno::FsError;
 pub use file::Sought;
@@ -75,6 +75,11 @@ pub struct FileSystem {
     next_handle: AtomicU64,
     gate: Arc<Gate>,
     notices: (Sender<Notice>, Receiver<Notice>),
+    /// Messages that were queued, ever.
+    queued: AtomicU64,
+    /// Of those, how many the kernel was told.
+    told: Mutex<u64>,
+    telling: Condvar,
 }
 
 impl FileSystem {
@@ -91,6 +96,9 @@ impl FileSystem {
             gate: Arc::default(),
             // A bounded channel would take the room for all of them at once.
             notices: crossbeam::channel::unbounded(),
+            queued: AtomicU64::new(0),
+            told: Mutex::default(),
+            telling: Condvar::new(),
         })
     }
 
@@ -151,7 +159,30 @@ impl FileSystem {
         // Threads that pass here together exceed the limit by as many as they are.
         if self.notices.0.len() >= NOTICES || self.notices.0.send(notice).is_err() {
             self.counters.notices_dropped.hit();
+        } else {
+            self.queued.fetch_add(1, Ordering::AcqRel);
         }
+    }
+
+    /// Notes that the kernel was told one more message; for the one thread that tells it.
+    pub fn told(&self) {
+        *self.told.lock() += 1;
+        self.telling.notify_all();
+    }
+
+    /// Waits until the kernel knows all that was queued so far; false if it takes too long.
+    ///
+    /// Never from a thread that serves requests: the kernel may wait for that one.
+    pub fn await_told(&self, patience: Duration) -> bool {
+        let queued = self.queued.load(Ordering::Acquire);
+        let deadline = Instant::now() + patience;
+        let mut told = self.told.lock();
+        while *told < queued {
+            if self.telling.wait_until(&mut told, deadline).timed_out() {
+                return *told >= queued;
+            }
+        }
+        true
     }
 
     /// Tells the kernel to ask about an inode that has its old number again.

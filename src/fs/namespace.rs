@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use rustix::fs::{RenameFlags, XattrFlags};
 
-use super::{Caller, FileSystem, FsError};
+use super::{Caller, FileSystem, FsError, Notice};
+use crate::layer::LayerPath;
 use crate::sys::credentials::{Credentials, SYS_ADMIN};
 use crate::union::{
     Attributes, Birth, Change, Listed, NewEntry, NodeId, Removed, Space, UnionError,
@@ -120,6 +121,31 @@ impl FileSystem {
         let removed = self.union.rename(from, to, flags, owner)?;
         self.after_removal(removed);
         Ok(())
+    }
+
+    /// Drops what the container changed at `path` and below; the kernel hears of it at once.
+    /// Returns how many names stand for something else now.
+    ///
+    /// # Errors
+    /// As [`crate::union::Union::revert`]; what was done until then stays done.
+    pub fn revert(&self, path: &LayerPath) -> Result<u64, UnionError> {
+        let _changing = self.changing();
+        let mut names = 0;
+        self.union.revert(path, true, &mut |reverted| {
+            for removed in reverted.removed {
+                self.after_removal(Some(removed));
+                self.notify(Notice::Attributes(removed.id));
+            }
+            for (dir, name) in reverted.names {
+                names += 1;
+                self.notify(Notice::Name(dir, name));
+                self.notify(Notice::Attributes(dir));
+            }
+            for id in reverted.attributes {
+                self.notify(Notice::Attributes(id));
+            }
+        })?;
+        Ok(names)
     }
 
     /// Lets go of a removed inode that nobody has open.

@@ -38,7 +38,10 @@ pub(super) fn start(fs: Arc<FileSystem>, kernel: Notifier) -> Notifying {
         loop {
             select! {
                 recv(notices) -> notice => match notice {
-                    Ok(notice) => tell(&fs, &kernel, &notice),
+                    Ok(notice) => {
+                        tell(&fs, &kernel, &notice);
+                        fs.told();
+                    }
                     Err(_) => return,
                 },
                 recv(stopped) -> _ => return,

@@ -14,7 +14,7 @@ use crate::layer::checkout::CheckoutError;
 use crate::layer::export::ExportError;
 use crate::layer::import::ImportError;
 use crate::layer::store::LayersError;
-use crate::layer::{ManifestError, TemplateName, TemplateNameError};
+use crate::layer::{LayerPath, ManifestError, TemplateName, TemplateNameError};
 use crate::object::ObjectError;
 use crate::private::PrivateError;
 use crate::union::UnionError;
@@ -220,6 +220,14 @@ pub enum HostError {
         bound: TemplateName,
         /// The template asked for.
         wanted: String,
+    },
+    /// A path of a root cannot be reverted.
+    #[error("cannot revert all of {path}: {source}")]
+    Revert {
+        /// The path.
+        path: LayerPath,
+        /// Why not.
+        source: UnionError,
     },
     /// A root cannot be made a template.
     #[error(transparent)]

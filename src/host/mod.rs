@@ -20,6 +20,7 @@ pub mod mount_table;
 pub mod mountpoint;
 mod nearest;
 pub mod options;
+pub mod revert;
 pub mod roots;
 pub mod serve;
 pub mod store;

@@ -17,8 +17,8 @@ use super::{log, mount_table, mountpoint, supervisor, templates, unmount};
 use crate::control::{Service, Socket, Status};
 use crate::fs::FileSystem;
 use crate::fuse;
-use crate::layer::Layers;
 use crate::layer::template::default_shared_paths;
+use crate::layer::{LayerPath, Layers};
 use crate::object::ObjectReader;
 use crate::private::PrivateLayer;
 use crate::sys::signal::Termination;
@@ -31,6 +31,9 @@ const SERVING_THREADS: usize = 4;
 
 /// How long a freeze waits for changes that began before it.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a revert waits for the kernel to forget.
+const TELL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What /dev/fuse is: `FUSE_MINOR` of the miscellaneous devices, linux/miscdevice.h.
 const FUSE_DEVICE: (u32, u32) = (10, 229);
@@ -365,6 +368,18 @@ impl Service for ServedRoot {
             Ok(frozen) => Ok(Box::new(frozen)),
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    fn revert(&self, path: &[u8]) -> Result<u64, String> {
+        let file_system = self.file_system.lock().clone();
+        let Some(file_system) = file_system else { return Err("the root is gone".to_owned()) };
+        let path = LayerPath::parse(path).map_err(|error| error.to_string())?;
+        let reverted = file_system.revert(&path);
+        // The kernel shows it before anybody is told that it is done.
+        if !file_system.await_told(TELL_PATIENCE) {
+            tracing::warn!("the kernel takes long to forget what was reverted");
+        }
+        reverted.map_err(|error| format!("cannot revert all of {path}: {error}"))
     }
 
     fn stop(&self, detach: bool) -> Result<(), String> {

@@ -37,6 +37,12 @@ pub enum InspectError {
         /// Why.
         source: UnionError,
     },
+    /// A path cannot be reverted, or not like this.
+    #[error("{reason}")]
+    Revert {
+        /// Why, and what to do.
+        reason: String,
+    },
     /// A root has nothing of its own.
     #[error("root {root:?} is read-only: it has no private directory and so no changes")]
     ReadOnly {

@@ -16,6 +16,7 @@ pub mod holders;
 mod library;
 mod parallel;
 pub mod resolve;
+pub mod revert;
 pub mod summary;
 pub mod text;
 pub mod tree;

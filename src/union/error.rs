@@ -30,6 +30,9 @@ pub enum UnionError {
     /// The kernel holds a number that no longer stands for an inode.
     #[error("the inode number is stale")]
     Stale,
+    /// What is to come back has the number of something removed that is still open.
+    #[error("/{0} was removed or moved, and is still in use; close it and revert again")]
+    StillOpen(String),
     /// The root has no private layer.
     #[error("the root is read-only")]
     ReadOnly,

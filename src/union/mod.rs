@@ -22,6 +22,7 @@ mod place;
 mod policy;
 mod remove;
 mod rename;
+mod revert;
 pub mod upper;
 mod xattr;
 
@@ -43,6 +44,7 @@ pub use origin::Origins;
 pub use place::kind_of;
 pub use policy::SharedSet;
 pub use remove::Removed;
+pub use revert::Reverted;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;

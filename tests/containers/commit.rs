@@ -128,7 +128,7 @@ fn a_second_commit_stacks_on_the_first_and_shares_everything() {
 fn a_file_that_is_written_all_the_time_is_named_and_nothing_is_made() {
     let stage = Stage::new("commitbusy");
     let root = stage.mount("ct");
-    script(root.path(), "head -c 3000000 /dev/zero >var/log/busy; echo calm >etc/calm");
+    script(root.path(), "head -c 32000000 /dev/zero >var/log/busy; echo calm >etc/calm");
     // Open for writing and quiet: taken as it is.
     let calm = OpenOptions::new().append(true).open(root.path().join("etc/calm")).unwrap();
     stage.store.mica(["commit", "ct", "calm"]).succeed();
@@ -140,7 +140,7 @@ fn a_file_that_is_written_all_the_time_is_named_and_nothing_is_made() {
         let mut number = 0_u64;
         while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
             number += 1;
-            file.write_all_at(&number.to_le_bytes(), (number % 300_000) * 8).unwrap();
+            file.write_all_at(&number.to_le_bytes(), (number % 4_000_000) * 8).unwrap();
         }
     });
     let told = stage.store.mica(["commit", "ct", "busy"]).refuse();

@@ -9,6 +9,7 @@
 mod changes;
 mod commit;
 mod export;
+mod revert;
 mod stage;
 #[path = "../support/mod.rs"]
 mod support;
