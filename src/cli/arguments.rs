@@ -61,6 +61,8 @@ pub(super) enum Verb {
     Revert(Revert),
     /// Make a template of a container: its changes become one more layer
     Commit(Commit),
+    /// Look through a container on a full screen: its layers, its own changes, their files
+    Explore(Explore),
     /// Look after the store
     #[command(subcommand)]
     Store(StoreVerb),
@@ -113,6 +115,8 @@ pub(super) enum TemplateVerb {
     Cat(Cat),
     /// Show what makes one template, tag or layer another
     Diff(TreeDiff),
+    /// Look through a template's layers on a full screen, or compare two templates
+    Explore(TemplateExplore),
     /// Check that everything of a template is there and hashes right
     Check(TemplateCheck),
     /// Write a template out: a directory, a tar archive, an OCI image layout
@@ -325,6 +329,21 @@ pub(super) struct Commit {
     pub(super) replace: bool,
     #[command(flatten)]
     pub(super) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Explore {
+    /// A container's or root's name, its mountpoint, or a private directory
+    #[arg(value_name = "CT")]
+    pub(super) container: OsString,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TemplateExplore {
+    /// A template, NAME[:TAG], or the digest of a layer or stack
+    pub(super) template: String,
+    /// Another one, to be compared with the first
+    pub(super) other: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

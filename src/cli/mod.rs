@@ -8,6 +8,7 @@ mod commit;
 mod demo;
 mod diff;
 mod doctor;
+mod explore;
 mod info;
 mod layer;
 mod mount;
@@ -86,6 +87,10 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Commit(wanted) => commit::run(&wanted, &store, &output),
         Verb::Revert(wanted) => revert::run(&wanted, &store, &output),
         Verb::Store(verb) => store::run(verb, &store, &output),
+        Verb::Explore(wanted) => {
+            explore::container(&wanted, &store)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::Doctor(wanted) => doctor::run(&wanted, &store, &output),
         Verb::Demo(wanted) => demo::run(&wanted, &output),
         Verb::Completions { shell } => done(reference::completions(shell, output)),

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 use super::arguments::TemplateVerb;
+use super::explore;
 use super::output::{Output, count};
 use crate::host::{Access, Store};
 use crate::inspect::{Library, Sort, View};
@@ -36,6 +37,7 @@ pub(super) fn run(verb: TemplateVerb, store: &Path, output: &Output) -> Result<E
         TemplateVerb::Files(wanted) => files::run(&wanted, store, *output)?,
         TemplateVerb::Cat(wanted) => cat::run(&wanted, store, *output)?,
         TemplateVerb::Diff(wanted) => return diff::run(&wanted, store, *output),
+        TemplateVerb::Explore(wanted) => explore::template(&wanted, store)?,
         TemplateVerb::Check(wanted) => return check::run(&wanted, store, *output),
         TemplateVerb::Export(wanted) => export::run(&wanted, store, *output)?,
         TemplateVerb::Delete { templates, dry_run } => {
