@@ -162,7 +162,7 @@ fn remarks(change: &Change) -> Vec<String> {
     ) && let (Some(old), Some(new)) = (&change.old, &change.new)
     {
         if change.differences.mode {
-            remarks.push(format!("mode {:o} → {:o}", old.metadata.mode, new.metadata.mode));
+            remarks.push(format!("mode {:04o} → {:04o}", old.metadata.mode, new.metadata.mode));
         }
         if change.differences.owner {
             let (was, is) = (old.metadata, new.metadata);

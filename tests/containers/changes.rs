@@ -142,7 +142,7 @@ fn the_letters_are_those_that_hands_know() {
         lines,
         [
             "C /etc/conf  63 B → 19 B",
-            "C /etc/owned  mode 644 → 600",
+            "C /etc/owned  mode 0644 → 0600",
             "A /new",
             "A /new/file  6 B",
             "C /srv  time",
