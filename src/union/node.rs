@@ -3,7 +3,7 @@
 //! An untouched tree inode has no [`Node`]: its number is its name and the manifest tells
 //! the rest. A node exists for what was copied up or born here and the kernel knows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -118,7 +118,7 @@ pub struct Node {
     pub(super) last_status: Mutex<Option<Status>>,
     pub(super) parent: AtomicU64,
     /// Names that the kernel may have it under while its data is shared, besides the tree's.
-    pub(super) called: Mutex<Vec<(NodeId, Box<[u8]>)>>,
+    pub(super) called: Mutex<HashSet<(NodeId, Box<[u8]>)>>,
     /// Its names of the tree are still being made; until then the tree knows how many.
     pub(super) names_pending: AtomicBool,
     /// Whether files without an origin are opened shared, by the directory they were found in.
@@ -150,9 +150,14 @@ impl Node {
         if self.kind != FileKind::Regular || self.content() == Content::Private {
             return;
         }
+        self.called.lock().insert((dir, name.into()));
+    }
+
+    /// Notes that a name went: what is kept does not grow with what a container renames.
+    pub(super) fn uncalled(&self, dir: NodeId, name: &[u8]) {
         let mut called = self.called.lock();
-        if !called.iter().any(|(known, old)| *known == dir && **old == *name) {
-            called.push((dir, name.into()));
+        if !called.is_empty() {
+            called.remove(&(dir, name.into()));
         }
     }
 

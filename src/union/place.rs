@@ -61,7 +61,9 @@ impl Union {
             match found {
                 Place::Tree(inode) => return Ok(self.tree_attributes(&inode)),
                 Place::Private(node) if self.hold(&node) => {
-                    node.called(parent, name);
+                    if !matches!(name, b"." | b"..") {
+                        node.called(parent, name);
+                    }
                     return self.node_attributes(&node);
                 }
                 Place::Private(_) => {}

@@ -58,6 +58,7 @@ impl Union {
                     directory.remove(name);
                 }
                 drop(directory);
+                node.uncalled(parent.id(), name);
                 self.lost_name(&node, fd)
             }
         }

@@ -73,12 +73,15 @@ impl Union {
         let (mut first, mut second) = self.lock_both(&from, &to)?;
         if exchange {
             self.exchange((&from, name), (&to, new_name), &mut first, second.as_deref_mut())?;
+            source.uncalled(parent, name);
             source.called(new_parent, new_name);
             if let Some(target) = target {
+                target.uncalled(new_parent, new_name);
                 target.called(parent, name);
             }
             return Ok(None);
         }
+        source.uncalled(parent, name);
         source.called(new_parent, new_name);
         self.replace((&from, name), (&to, new_name), &source, (flags, owner), &mut first, second)
     }
@@ -179,6 +182,9 @@ impl Union {
             self.stand_in(from, name, first, owner)?;
         }
         drop(second);
+        if let Some((node, _)) = &victim_fd {
+            node.uncalled(to.node.id(), new_name);
+        }
         self.replaced(victim, victim_fd)
     }
 
