@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::host::{Access, RootRecord, Roots, Store};
-use crate::layer::{LayerId, Layers, LayersError, Manifest};
+use crate::host::{Access, RootRecord, Roots, Store, sentence};
+use crate::layer::{LayerId, Layers, LayersError, Manifest, Template};
 use crate::object::ObjectReader;
 
 use super::InspectError;
@@ -47,6 +47,24 @@ impl Library {
     /// Its registry of roots.
     pub fn roots(&self) -> &Roots {
         &self.roots
+    }
+
+    /// Every template that can be read; a sentence about each other goes to `damaged`.
+    ///
+    /// # Errors
+    /// [`InspectError`] if templates cannot be listed.
+    pub(super) fn readable_templates(
+        &self,
+        damaged: &mut Vec<String>,
+    ) -> Result<Vec<Template>, InspectError> {
+        let mut templates = Vec::new();
+        for listed in self.layers().templates().list()? {
+            match listed.template {
+                Ok(template) => templates.push(template),
+                Err(error) => damaged.push(sentence(&error)),
+            }
+        }
+        Ok(templates)
     }
 
     /// The record of every root.

@@ -193,7 +193,7 @@ impl Library {
                 Some((session, glances))
             });
             let mut damaged = Vec::new();
-            let templates = self.readable(&mut damaged);
+            let templates = self.readable_templates(&mut damaged);
             let records = self.records();
             // A panic in there is one of ours: the index is gone without.
             let session = session.join().unwrap_or_default();
@@ -209,17 +209,6 @@ impl Library {
             };
             inquiry.answer(wanted, host, damaged)
         })
-    }
-
-    fn readable(&self, damaged: &mut Vec<String>) -> Result<Vec<Template>, InspectError> {
-        let mut templates = Vec::new();
-        for listed in self.layers().templates().list()? {
-            match listed.template {
-                Ok(template) => templates.push(template),
-                Err(error) => damaged.push(sentence(&error)),
-            }
-        }
-        Ok(templates)
     }
 }
 

@@ -231,17 +231,6 @@ impl Library {
         Ok(usage)
     }
 
-    fn readable_templates(&self, damaged: &mut Vec<String>) -> Result<Vec<Template>, InspectError> {
-        let mut templates = Vec::new();
-        for listed in self.layers().templates().list()? {
-            match listed.template {
-                Ok(template) => templates.push(template),
-                Err(error) => damaged.push(sentence(&error)),
-            }
-        }
-        Ok(templates)
-    }
-
     /// The trees of all stacks, made where they are missing.
     fn trees(
         &self,
