@@ -109,6 +109,11 @@ fn style(has_end: bool) -> ProgressStyle {
     } else {
         "{spinner} {prefix}{msg}, {size}, {rate}/s"
     };
+    style_of(template)
+}
+
+/// A line with sizes and a rate for people.
+fn style_of(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .with_key("size", |state: &ProgressState, to: &mut dyn std::fmt::Write| {
@@ -127,6 +132,37 @@ fn style(has_end: bool) -> ProgressStyle {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped before")]
 fn whole(rate: f64) -> u64 {
     if rate.is_finite() { rate.clamp(0.0, 1e15) as u64 } else { 0 }
+}
+
+/// Watches work whose extent is known: how much is done, and the time left.
+pub(super) struct WorkProgress {
+    bar: ProgressBar,
+}
+
+impl WorkProgress {
+    /// `total` steps of equal length.
+    pub(super) fn of_steps(output: Output, verb: &'static str, total: u64) -> Self {
+        Self::new(output, verb, total, "{bar:20} {prefix} {percent} %, {eta} left")
+    }
+
+    fn new(output: Output, verb: &'static str, total: u64, template: &str) -> Self {
+        let visible = io::stderr().is_terminal() && !output.is_quiet();
+        let bar = if visible { ProgressBar::new(total) } else { ProgressBar::hidden() };
+        bar.set_style(style_of(template));
+        bar.set_prefix(verb);
+        bar.enable_steady_tick(REDRAW);
+        Self { bar }
+    }
+
+    /// So much is done.
+    pub(super) fn at(&self, done: u64) {
+        self.bar.set_position(done);
+    }
+
+    /// Takes the line away.
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 /// Counts the bytes of an export for a person.

@@ -1,12 +1,16 @@
 //! Garbage collection: what no template, root or running import refers to.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 
 use super::error::HostError;
 use super::roots::Roots;
 use super::store::Store;
-use crate::layer::{LayerId, Layers, Stack, StackId};
+use crate::layer::{LayerId, Layers, Manifest, Stack, StackId};
 use crate::object::{ObjectId, Objects};
+
+/// Parts that a collection goes through, one after the other.
+pub const PARTS: u64 = 256;
 
 /// What a collection removed, or would remove.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,18 +29,28 @@ pub struct Collected {
     pub kept: u64,
     /// Those of `kept` that stay only because a running import relies on them.
     pub pinned: u64,
+    /// It was told to end before it had seen all objects.
+    pub ended_early: bool,
 }
 
 /// Removes from `store` what nothing refers to. A dry run only counts.
 ///
 /// References are the templates, every registered root (also one whose private directory
 /// is gone, until it is forgotten) and what running imports rely on. Beside it imports and
-/// mounts go on.
+/// mounts go on. Memory does not grow with the store: what is alive is gathered for one 256th
+/// of the digests at a time, from the object tables of the layers.
+///
+/// `proceed` is asked with the number of parts done, of 256, and ends the collection early by
+/// saying no; then [`Collected::ended_early`].
 ///
 /// # Errors
-/// A template or a root that cannot be read stops it before anything is removed: what that
-/// refers to is unknown.
-pub fn collect(store: &Store, dry_run: bool) -> Result<Collected, HostError> {
+/// A template, a root or a layer that cannot be read, or is not what its name says, stops it
+/// before any object is removed: what that refers to is unknown.
+pub fn collect(
+    store: &Store,
+    dry_run: bool,
+    proceed: &dyn Fn(u8) -> bool,
+) -> Result<Collected, HostError> {
     let _store = store.share()?;
     let objects = Objects::open(store.path())?;
     let layers = Layers::open(store.path())?;
@@ -53,14 +67,13 @@ pub fn collect(store: &Store, dry_run: bool) -> Result<Collected, HostError> {
     let tree_ids: HashSet<StackId> = stacks.iter().map(Stack::id).collect();
     let swept_trees = layers.sweep_trees(&tree_ids, dry_run)?;
 
-    let mut live_layers: HashSet<LayerId> =
-        stacks.iter().flat_map(|stack| stack.layers().iter().copied()).collect();
-    live_layers.extend(layers.pinned()?);
-    let mut live: HashSet<ObjectId> = HashSet::new();
-    for id in live_layers {
-        live.extend(layers.load(&id)?.objects().map(|object| object.id));
-    }
-    let swept = sweep.run(&|id| live.contains(id))?;
+    let marked = Marked::by(&layers, &stacks)?;
+    let ended_early = Cell::new(false);
+    let go_on = |part| {
+        ended_early.set(!proceed(part));
+        !ended_early.get()
+    };
+    let swept = sweep.run_in_parts::<HostError>(|first| Ok(marked.beginning(first)), &go_on)?;
 
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let manifest_bytes: u64 = swept_layers.iter().map(|layer| layer.len_bytes).sum::<u64>()
@@ -73,7 +86,35 @@ pub fn collect(store: &Store, dry_run: bool) -> Result<Collected, HostError> {
         bytes: swept.bytes + manifest_bytes,
         kept: swept.kept,
         pinned: swept.pinned,
+        ended_early: ended_early.get(),
     })
+}
+
+/// Everything that refers to objects.
+struct Marked {
+    manifests: Vec<Manifest>,
+}
+
+impl Marked {
+    /// Opens the layers of `stacks`, and those that running imports keep.
+    fn by(layers: &Layers, stacks: &HashSet<Stack>) -> Result<Self, HostError> {
+        let mut ids: HashSet<LayerId> =
+            stacks.iter().flat_map(|stack| stack.layers().iter().copied()).collect();
+        ids.extend(layers.pinned()?);
+        // By digest: an altered object table would name the living dead.
+        let manifests =
+            ids.iter().map(|id| layers.load_authentic(id)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { manifests })
+    }
+
+    /// The objects referred to whose digests begin with `first`, in order.
+    fn beginning(&self, first: u8) -> Vec<ObjectId> {
+        let mut ids: Vec<ObjectId> =
+            self.manifests.iter().flat_map(|manifest| manifest.objects_beginning(first)).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
 }
 
 /// The stacks of all templates and roots.

@@ -86,7 +86,7 @@ impl Scratch {
     }
 
     fn collect(&self) -> Collected {
-        collect(&self.store, false).expect("collected")
+        collect(&self.store, false, &|_| true).expect("collected")
     }
 }
 
@@ -107,7 +107,7 @@ fn a_collection_removes_what_only_the_deleted_template_had() {
     scratch.template("one:1", &["shared", "only in one"]);
     scratch.template("two:1", &["shared", "only in two"]);
     scratch.delete(&["one:*"], false).expect("unused");
-    let dry = collect(&scratch.store, true).expect("counted");
+    let dry = collect(&scratch.store, true, &|_| true).expect("counted");
     assert_eq!((dry.layers, dry.trees, dry.objects), (1, 1, 1));
     assert!(scratch.has("only in one"));
     assert_eq!(scratch.collect(), dry);
@@ -174,11 +174,43 @@ fn a_damaged_template_stops_a_collection_before_anything_goes() {
     scratch.delete(&["two:1"], false).expect("unused");
     let file = scratch.store.path().join("templates/one/1.json");
     std::fs::write(&file, b"{").expect("damaged");
-    assert!(collect(&scratch.store, false).is_err());
+    assert!(collect(&scratch.store, false, &|_| true).is_err());
     assert!(scratch.has("one") && scratch.has("two"));
     // The way out: the damaged name can still be deleted.
     scratch.delete(&["one:1"], false).expect("deleted");
     assert_eq!(scratch.collect().objects, 2);
+}
+
+#[test]
+fn an_altered_layer_stops_a_collection_before_any_object_goes() {
+    let scratch = Scratch::new();
+    let template = scratch.template("one:1", &["one", "uno"]);
+    scratch.template("two:1", &["two"]);
+    scratch.delete(&["two:1"], false).expect("unused");
+    let layer = template.stack.layers()[0].to_string();
+    let path = scratch.store.path().join("layers").join(layer);
+    let mut bytes = std::fs::read(&path).expect("a layer");
+    // An object of the living gets another name: header and section table stay good.
+    let digest = *ObjectId::of(b"uno").digest().as_bytes();
+    let at = bytes.windows(32).position(|window| window == digest).expect("in the table");
+    bytes[at + 31] ^= 1;
+    std::fs::remove_file(&path).expect("removed");
+    std::fs::write(&path, &bytes).expect("altered");
+    assert!(matches!(collect(&scratch.store, false, &|_| true), Err(HostError::Layers(_))));
+    assert!(scratch.has("one") && scratch.has("uno") && scratch.has("two"));
+}
+
+#[test]
+fn a_collection_ends_when_it_is_told_to_and_the_next_does_the_rest() {
+    let scratch = Scratch::new();
+    scratch.template("one:1", &["one", "two", "three", "four", "five", "six"]);
+    scratch.delete(&["one:1"], false).expect("unused");
+    let first = collect(&scratch.store, false, &|part| part < 128).expect("begun");
+    assert!(first.ended_early);
+    let rest = scratch.collect();
+    assert!(!rest.ended_early);
+    assert_eq!(first.objects + rest.objects, 6);
+    assert!(first.objects < 6, "half of the digests were not looked at");
 }
 
 #[test]

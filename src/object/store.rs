@@ -267,10 +267,6 @@ impl Shared {
         }
         Ok(ids)
     }
-
-    pub(super) fn fan_outs(&self) -> std::ops::Range<u16> {
-        0..FAN_OUT
-    }
 }
 
 /// Opens a directory for listing and for `*at` calls.

@@ -66,48 +66,89 @@ impl Sweep {
     /// # Errors
     /// [`ObjectError::Io`]; what was removed until then is gone, all else is untouched.
     pub fn run(self, live: &dyn Fn(&ObjectId) -> bool) -> Result<Swept, ObjectError> {
-        let mut swept = Swept { imports: self.imports, ..Swept::default() };
-        let mut pinned = Pinned::ignoring(self.dead.clone());
-        for fan_out in self.shared.fan_outs() {
-            let ids = self.shared.fan_out(fan_out)?;
-            let all = ids.len();
-            let dead: Vec<ObjectId> = ids.into_iter().filter(|id| !live(id)).collect();
-            swept.kept += u64::try_from(all - dead.len()).unwrap_or(u64::MAX);
-            for batch in dead.chunks(BATCH) {
-                self.remove(batch, &mut pinned, &mut swept)?;
-            }
+        let mut pass = Pass::new(&self);
+        for first in 0..=u8::MAX {
+            pass.part(first, live)?;
         }
-        Ok(swept)
+        Ok(pass.swept)
     }
 
-    fn remove(
-        &self,
-        batch: &[ObjectId],
-        pinned: &mut Pinned,
-        swept: &mut Swept,
-    ) -> Result<(), ObjectError> {
-        let path = || self.shared.staging_path();
-        let _guard = self.shared.pin_lock.exclusive().map_err(ObjectError::io("lock", path()))?;
-        pinned
-            .refresh(self.shared.staging.as_fd())
+    /// As [`Sweep::run`], one part of the store after another, so that what is alive need never
+    /// be in memory as a whole: `alive` answers with all living objects whose digests begin
+    /// with a byte, in order of the digests.
+    ///
+    /// `proceed` is asked before each of the 256 parts and ends the sweep early by saying no;
+    /// what was swept until then is the answer.
+    ///
+    /// # Errors
+    /// What `alive` answers, and as [`Sweep::run`].
+    pub fn run_in_parts<E: From<ObjectError>>(
+        self,
+        mut alive: impl FnMut(u8) -> Result<Vec<ObjectId>, E>,
+        proceed: &dyn Fn(u8) -> bool,
+    ) -> Result<Swept, E> {
+        let mut pass = Pass::new(&self);
+        for first in 0..=u8::MAX {
+            if !proceed(first) {
+                break;
+            }
+            let alive = alive(first)?;
+            debug_assert!(alive.is_sorted(), "the living are in order");
+            pass.part(first, &|id| alive.binary_search(id).is_ok())?;
+        }
+        Ok(pass.swept)
+    }
+}
+
+/// One way through the store.
+struct Pass<'a> {
+    sweep: &'a Sweep,
+    pinned: Pinned,
+    swept: Swept,
+}
+
+impl<'a> Pass<'a> {
+    fn new(sweep: &'a Sweep) -> Self {
+        let swept = Swept { imports: sweep.imports, ..Swept::default() };
+        Self { sweep, pinned: Pinned::ignoring(sweep.dead.clone()), swept }
+    }
+
+    /// Sweeps the objects whose digests begin with `first`.
+    fn part(&mut self, first: u8, live: &dyn Fn(&ObjectId) -> bool) -> Result<(), ObjectError> {
+        let ids = self.sweep.shared.fan_out(first.into())?;
+        let all = ids.len();
+        let dead: Vec<ObjectId> = ids.into_iter().filter(|id| !live(id)).collect();
+        self.swept.kept += u64::try_from(all - dead.len()).unwrap_or(u64::MAX);
+        for batch in dead.chunks(BATCH) {
+            self.remove(batch)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, batch: &[ObjectId]) -> Result<(), ObjectError> {
+        let shared = &self.sweep.shared;
+        let path = || shared.staging_path();
+        let _guard = shared.pin_lock.exclusive().map_err(ObjectError::io("lock", path()))?;
+        self.pinned
+            .refresh(shared.staging.as_fd())
             .map_err(ObjectError::io("read the pins in", path()))?;
         for id in batch {
-            if pinned.contains(id) {
-                swept.pinned += 1;
-                swept.kept += 1;
+            if self.pinned.contains(id) {
+                self.swept.pinned += 1;
+                self.swept.kept += 1;
                 continue;
             }
-            let Some(found) = self.shared.find(id)? else { continue };
-            if !self.dry_run {
+            let Some(found) = shared.find(id)? else { continue };
+            if !self.sweep.dry_run {
                 if found.immutable {
-                    self.shared.mark_immutable(id, false)?;
+                    shared.mark_immutable(id, false)?;
                 }
                 crash_point("unlocked for removal");
-                unlinkat(&self.shared.objects, id.path(), AtFlags::empty())
-                    .map_err(ObjectError::sys("remove", self.shared.object_path(id)))?;
+                unlinkat(&shared.objects, id.path(), AtFlags::empty())
+                    .map_err(ObjectError::sys("remove", shared.object_path(id)))?;
             }
-            swept.objects += 1;
-            swept.bytes += found.allocated_bytes;
+            self.swept.objects += 1;
+            self.swept.bytes += found.allocated_bytes;
         }
         Ok(())
     }

@@ -35,6 +35,20 @@ pub fn share_of_descriptors(part: u64, most: NonZeroUsize) -> NonZeroUsize {
     usize::try_from(share).ok().and_then(NonZeroUsize::new).map_or(most, |share| share.min(most))
 }
 
+/// The largest resident size, in bytes, of any child that this process has waited for; of a
+/// child's own children only those that it waited for.
+#[must_use]
+pub fn largest_child_bytes() -> u64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the call writes a whole rusage to where it is told, which has room for one.
+    let answer = unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) };
+    debug_assert_eq!(answer, 0, "the arguments are valid");
+    // SAFETY: zeroes are a valid rusage, whether or not the call wrote another.
+    let usage = unsafe { usage.assume_init() };
+    // In KiB (getrusage(2)).
+    u64::try_from(usage.ru_maxrss).unwrap_or_default() * 1024
+}
+
 /// Moves this process into a user namespace of its own, which maps nobody yet.
 ///
 /// # Errors
@@ -50,6 +64,14 @@ mod tests {
     use super::*;
     use std::os::fd::AsRawFd;
     use std::process::Command;
+
+    #[test]
+    fn the_largest_child_is_as_large_as_what_it_held() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "x=$(head -c 20000000 /dev/zero | tr '\\0' x)"]);
+        assert!(shell.status().expect("sh runs").success());
+        assert!(largest_child_bytes() > 20_000_000, "{}", largest_child_bytes());
+    }
 
     #[test]
     fn a_started_program_sees_only_its_standard_streams() {

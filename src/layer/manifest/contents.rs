@@ -35,6 +35,16 @@ impl Manifest {
         })
     }
 
+    /// The part of the object table whose digests begin with `first`, in order.
+    pub fn objects_beginning(&self, first: u8) -> impl Iterator<Item = ObjectId> + '_ {
+        let (records, _) = self.section(Section::Objects).as_chunks::<OBJECT_LEN>();
+        let from = records.partition_point(|record| record[0] < first);
+        let part = records.get(from..).unwrap_or_default();
+        part.iter()
+            .take_while(move |record| record[0] == first)
+            .map(|record| ObjectId::new(digest_at(record, 0)))
+    }
+
     /// Where an object is in the object table; none if the manifest does not refer to it.
     pub fn object_index(&self, id: &ObjectId) -> Option<u32> {
         let (records, _) = self.section(Section::Objects).as_chunks::<OBJECT_LEN>();
