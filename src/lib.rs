@@ -3,8 +3,10 @@
 //! The modules form layers; a module may use those named before it and never those
 //! after it. docs/ARCHITECTURE.md draws the map and `tests/layers.rs` holds it.
 
+pub mod api;
 pub mod catalog;
 pub mod cli;
+pub mod container;
 pub mod control;
 pub mod doctor;
 pub mod fs;
@@ -12,6 +14,7 @@ pub mod fuse;
 pub mod host;
 pub mod inspect;
 pub mod layer;
+pub mod node;
 pub mod object;
 pub mod private;
 pub mod sys;
