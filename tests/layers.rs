@@ -138,7 +138,8 @@ fn what_belongs_to_one_module_is_named_nowhere_else() {
         ("clap::", &["cli"]),
         ("indicatif::", &["cli"]),
         ("sled::", &["catalog"]),
-        ("oci_spec::", &["layer"]),
+        ("oci_spec::", &["layer", "container"]),
+        ("libcontainer::", &["container"]),
         ("println!", &[]),
         ("eprintln!", &[]),
     ];

@@ -1,0 +1,178 @@
+//! What cannot work together.
+
+use std::collections::BTreeSet;
+
+use super::{ContainerConfig, Kind, NetworkMode, UserNamespace};
+
+/// One reason why a container cannot be as described.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// Nothing to run.
+    #[error("an application container needs a command; give one after \"--\"")]
+    NoCommand,
+    /// Root of the host without saying so.
+    #[error(
+        "a system container with the host's users needs privileged=yes; leave userns=auto for an isolated one"
+    )]
+    HostUsers,
+    /// The embedded filter could not be installed.
+    #[error("privileged=yes means the host's users; userns={0} contradicts it")]
+    PrivilegedRange(String),
+    /// An address, with nothing to have it.
+    #[error(
+        "network={mode} has no addresses of its own; take ip={address} back or use network=bridge"
+    )]
+    AddressWithoutNetwork {
+        /// The mode.
+        mode: &'static str,
+        /// The address.
+        address: String,
+    },
+    /// A published port, with nothing to publish.
+    #[error("network={mode} publishes no ports; take port={port} back or use network=bridge")]
+    PortWithoutNetwork {
+        /// The mode.
+        mode: &'static str,
+        /// The port.
+        port: String,
+    },
+    /// One port of the host for two.
+    #[error("port {0} of the host is published twice")]
+    PortTwice(String),
+    /// More than the limit is promised.
+    #[error("guarantee.{what} is more than limits.{what}; raise the limit or lower the guarantee")]
+    GuaranteeOverLimit {
+        /// Of what.
+        what: &'static str,
+    },
+    /// A share of nothing.
+    #[error("alert.{what} is a share of limits.{what}, which is not set")]
+    AlertWithoutLimit {
+        /// Of what.
+        what: &'static str,
+    },
+    /// An image of no size.
+    #[error("disk-image=yes needs its size: set limits.disk")]
+    ImageWithoutSize,
+    /// A health check of nothing.
+    #[error("a health check needs health.command")]
+    HealthWithoutCommand,
+    /// Too little to start at all.
+    #[error("limits.memory={given} is too little to start anything; {least} is the least")]
+    TooLittleMemory {
+        /// What was set.
+        given: String,
+        /// What is needed.
+        least: String,
+    },
+    /// Two things in one place.
+    #[error("two volumes are at {0}")]
+    VolumeTwice(String),
+    /// Over the root itself.
+    #[error("a volume cannot be at {0}; that is the container's own")]
+    VolumeTarget(String),
+    /// Added and dropped.
+    #[error("capability {0} is both added and dropped")]
+    CapabilityBoth(String),
+}
+
+/// The runtime itself runs in the container's memory for a moment.
+const LEAST_MEMORY: u64 = 6 << 20;
+
+pub(super) fn check(config: &ContainerConfig) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if config.kind == Kind::Application && config.command.is_empty() {
+        problems.push(Problem::NoCommand);
+    }
+    match (config.privileged, config.userns) {
+        (false, UserNamespace::Host) if config.kind == Kind::System => {
+            problems.push(Problem::HostUsers);
+        }
+        (true, UserNamespace::Range(range)) => {
+            let range = format!("{}:{}", range.first(), range.count());
+            problems.push(Problem::PrivilegedRange(range));
+        }
+        (true | false, _) => {}
+    }
+    network(config, &mut problems);
+    resources(config, &mut problems);
+    if config.disk_image && config.limits.disk_bytes.is_none() {
+        problems.push(Problem::ImageWithoutSize);
+    }
+    if config.health.as_ref().is_some_and(|health| health.command.is_empty()) {
+        problems.push(Problem::HealthWithoutCommand);
+    }
+    let mut targets = BTreeSet::new();
+    for volume in &config.volumes {
+        let target = volume.target.display().to_string();
+        if ["/", "/proc", "/sys", "/dev"].contains(&target.as_str()) {
+            problems.push(Problem::VolumeTarget(target));
+        } else if !targets.insert(&volume.target) {
+            problems.push(Problem::VolumeTwice(target));
+        }
+    }
+    for name in &config.capabilities_added {
+        if config.capabilities_dropped.contains(name) {
+            problems.push(Problem::CapabilityBoth(name.clone()));
+        }
+    }
+    problems
+}
+
+fn network(config: &ContainerConfig, problems: &mut Vec<Problem>) {
+    let network = &config.network;
+    if network.mode != NetworkMode::Bridge {
+        let mode = network.mode.text();
+        let addresses = network.addresses.iter();
+        problems.extend(
+            addresses.map(|address| Problem::AddressWithoutNetwork {
+                mode,
+                address: address.to_string(),
+            }),
+        );
+        let ports = network.ports.iter();
+        problems
+            .extend(ports.map(|port| Problem::PortWithoutNetwork { mode, port: port.to_string() }));
+    }
+    for (at, port) in network.ports.iter().enumerate() {
+        let same = |other: &&super::Port| {
+            other.host == port.host
+                && other.protocol == port.protocol
+                && (other.host_ip == port.host_ip
+                    || other.host_ip.is_none()
+                    || port.host_ip.is_none())
+        };
+        if network.ports.iter().take(at).any(|other| same(&other)) {
+            problems.push(Problem::PortTwice(port.host.to_string()));
+        }
+    }
+}
+
+fn resources(config: &ContainerConfig, problems: &mut Vec<Problem>) {
+    let (limits, guarantees, alerts) = (&config.limits, &config.guarantees, &config.alerts);
+    if let Some(memory) = limits.memory_bytes {
+        if memory < LEAST_MEMORY {
+            let (given, least) = (super::bytes(memory), super::bytes(LEAST_MEMORY));
+            problems.push(Problem::TooLittleMemory { given, least });
+        }
+        if guarantees.memory_bytes.is_some_and(|guarantee| guarantee > memory) {
+            problems.push(Problem::GuaranteeOverLimit { what: "memory" });
+        }
+    }
+    if let (Some(super::CpuLimit::Quota(quota)), Some(guarantee)) = (&limits.cpu, guarantees.cpu)
+        && guarantee > *quota
+    {
+        problems.push(Problem::GuaranteeOverLimit { what: "cpu" });
+    }
+    let pairs = [
+        ("memory", alerts.memory, limits.memory_bytes.is_some()),
+        ("disk", alerts.disk, limits.disk_bytes.is_some()),
+        ("pids", alerts.pids, limits.pids.is_some()),
+        ("cpu", alerts.cpu, limits.cpu.is_some()),
+    ];
+    for (what, alert, limit) in pairs {
+        if alert.is_some() && !limit {
+            problems.push(Problem::AlertWithoutLimit { what });
+        }
+    }
+}
