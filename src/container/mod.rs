@@ -7,5 +7,6 @@
 //! program started again (`mica container-launch`).
 
 pub mod capabilities;
+pub mod cgroup;
 pub mod config;
 pub mod idmap;
