@@ -26,7 +26,8 @@ pub struct Destroyed {
 /// The parts of a store, in the order in which they go: names before what they name, so
 /// that a destruction that is cut short leaves nothing that refers to something gone.
 /// objects/ comes with its own sweep, and meta.json last: until then it is still a store.
-const PARTS: &[&str] = &["templates", "index", "trees", "layers", "roots", "staging", "objects"];
+const PARTS: &[&str] =
+    &["node", "templates", "index", "trees", "layers", "containers", "roots", "staging", "objects"];
 
 /// Removes `store` and all that Mica keeps in it. A dry run only counts.
 ///

@@ -273,13 +273,13 @@ impl Roots {
         Err(RootError::Unknown { wanted, hint })
     }
 
-    /// Whether the registry still holds this very mount of a root.
+    /// The record as it is now, if it still tells of this very mount of the root.
     ///
     /// # Errors
     /// As [`Roots::list`].
-    pub fn is_current(&self, record: &RootRecord) -> Result<bool, RootError> {
+    pub fn current(&self, record: &RootRecord) -> Result<Option<RootRecord>, RootError> {
         let found = read(&self.path.join(Self::record_name(&record.id)))?;
-        Ok(found.is_some_and(|found| found.mount == record.mount))
+        Ok(found.filter(|found| found.mount == record.mount))
     }
 
     fn record_name(id: &RootId) -> OsString {

@@ -209,10 +209,8 @@ impl Drop for Registered<'_> {
     fn drop(&mut self) {
         let withdraw = |locked: LockedRoots<'_>| {
             // Mounted again by another process already: the record is that one's.
-            if !self.roots.is_current(&self.record)? {
-                return Ok(());
-            }
-            if self.new { locked.remove(&self.record) } else { locked.detach(&self.record) }
+            let Some(record) = self.roots.current(&self.record)? else { return Ok(()) };
+            if self.new { locked.remove(&record) } else { locked.detach(&record) }
         };
         if let Err(error) = self.roots.lock().and_then(withdraw) {
             tracing::warn!(%error, "the record of the root still says it is mounted");

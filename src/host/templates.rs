@@ -112,7 +112,7 @@ fn users(records: &[RootRecord], name: &TemplateName) -> Vec<String> {
 }
 
 /// Whether `text` fits `pattern`, where `*` stands for anything and `?` for one character.
-fn fits(pattern: &str, text: &str) -> bool {
+pub fn fits(pattern: &str, text: &str) -> bool {
     let Some(first) = pattern.chars().next() else { return text.is_empty() };
     let rest = pattern.get(first.len_utf8()..).unwrap_or_default();
     if first == '*' {

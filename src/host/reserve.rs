@@ -1,0 +1,150 @@
+//! Roots that are not mounted yet: those of containers, from the moment they are created.
+//!
+//! The record counts as a reference, so a template is not deleted under a container that was
+//! never started, and the private layer is bound to the stack that the template names now.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use super::error::HostError;
+use super::roots::{NewRoot, RootRecord, Roots};
+use super::store::Store;
+use super::{mountpoint, templates};
+use crate::layer::{Layers, Template};
+use crate::private::PrivateLayer;
+
+/// Where a reserved root keeps, and will keep, its changes.
+#[derive(Debug, Clone, Copy)]
+pub struct Reservation<'a> {
+    /// What to call the root.
+    pub name: &'a str,
+    /// Where its private directory is now.
+    pub private: &'a Path,
+    /// Where that will be when the root is mounted.
+    pub future: &'a Path,
+    /// Where it will be mounted.
+    pub mountpoint: &'a Path,
+}
+
+/// Binds a new or empty private directory to the present stack of `template` and registers the
+/// root, unmounted.
+///
+/// # Errors
+/// [`super::RootError::NameTaken`], and what a private layer says of a directory that it cannot be;
+/// nothing is registered then.
+pub fn reserve(
+    store: &Store,
+    template: &Template,
+    wanted: Reservation<'_>,
+) -> Result<RootRecord, HostError> {
+    let roots = Roots::open(store)?;
+    let locked = roots.lock()?;
+    // The template may have gone while its reader had no lock.
+    templates::find(&Layers::open(store.path())?, &template.name.to_string())?;
+    let new = NewRoot {
+        name: Some(wanted.name.to_owned()),
+        template: template.name.clone(),
+        stack: template.stack.clone(),
+        private: Some(wanted.future.to_owned()),
+        mountpoint: wanted.mountpoint.to_owned(),
+    };
+    let (record, socket) = locked.register(new)?;
+    drop(socket);
+    match PrivateLayer::open(wanted.private, &template.stack) {
+        Ok(_bound) => {
+            locked.detach(&record)?;
+            Ok(RootRecord { mount: None, ..record })
+        }
+        Err(error) => {
+            locked.remove(&record)?;
+            Err(error.into())
+        }
+    }
+}
+
+/// Takes over the root whose changes are in `private`, made by hand: it is registered if it is
+/// not, and gets the name `name`.
+///
+/// # Errors
+/// [`HostError::PrivateInUse`] while it is mounted, [`HostError::OtherTemplate`] for one of another
+/// stack, and what a private layer says of a directory that it cannot be.
+pub fn adopt(
+    store: &Store,
+    template: &Template,
+    name: &str,
+    private: &Path,
+    mountpoint: &Path,
+) -> Result<RootRecord, HostError> {
+    let private = mountpoint::future_path(private)?;
+    let roots = Roots::open(store)?;
+    let known =
+        roots.list()?.into_iter().find(|record| record.private.as_deref() == Some(&private));
+    let Some(mut record) = known else {
+        let wanted = Reservation { name, private: &private, future: &private, mountpoint };
+        return reserve(store, template, wanted);
+    };
+    let locked = roots.lock()?;
+    if let Some(mount) = &record.mount
+        && record.living().is_some()
+    {
+        let mountpoint = mount.mountpoint.clone();
+        return Err(HostError::PrivateInUse { private, name: record.name, mountpoint });
+    }
+    if record.stack != template.stack {
+        return Err(HostError::OtherTemplate {
+            private,
+            name: record.name,
+            bound: record.template,
+            wanted: template.name.to_string(),
+        });
+    }
+    locked.rename(&mut record, name)?;
+    record.mount = None;
+    locked.write(&record)?;
+    Ok(record)
+}
+
+/// Gives the root whose changes are in `private` another name; one that nobody registered has none.
+///
+/// # Errors
+/// [`super::RootError::NameTaken`].
+pub fn rename(store: &Store, private: &Path, name: &str) -> Result<(), HostError> {
+    let roots = Roots::open(store)?;
+    let locked = roots.lock()?;
+    let known = roots.list()?.into_iter().find(|record| record.private.as_deref() == Some(private));
+    if let Some(mut record) = known {
+        locked.rename(&mut record, name)?;
+        locked.write(&record)?;
+    }
+    Ok(())
+}
+
+/// Takes away the record of the unmounted root whose changes are, or were, in `private`.
+///
+/// # Errors
+/// [`HostError::RootMounted`].
+pub fn release(store: &Store, private: &Path) -> Result<(), HostError> {
+    let roots = Roots::open(store)?;
+    let locked = roots.lock()?;
+    for record in roots.list()? {
+        if record.private.as_deref() != Some(private) {
+            continue;
+        }
+        if let Some(mount) = &record.mount
+            && record.living().is_some()
+        {
+            let mountpoint = mount.mountpoint.clone();
+            return Err(HostError::RootMounted { name: record.name, mountpoint });
+        }
+        locked.remove(&record)?;
+    }
+    Ok(())
+}
+
+/// The root whose changes are in `private`.
+///
+/// # Errors
+/// [`super::RootError::Unknown`].
+pub fn of(store: &Store, private: &Path) -> Result<RootRecord, HostError> {
+    Ok(Roots::open(store)?.find(OsStr::new(private))?)
+}

@@ -1,0 +1,157 @@
+//! What can go wrong with containers, in sentences for a person.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::queue::Denial;
+use crate::container::config::{ContainerName, KeyError, NameError, Problem};
+use crate::host::launch::LaunchError;
+use crate::host::{HostError, RootError, StoreError};
+
+/// Why something asked of the daemon was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The host's side of it.
+    #[error(transparent)]
+    Host(Box<HostError>),
+    /// A mount process.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A text that can be no container's name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A setting.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A configuration that cannot work.
+    #[error("this container cannot work: {}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Problems {
+        /// Every reason.
+        problems: Vec<Problem>,
+    },
+    /// No container goes by that name.
+    #[error("there is no container {wanted:?}{hint}; `mica ps -a` shows those there are")]
+    NoContainer {
+        /// What was asked for.
+        wanted: String,
+        /// The nearest name there is, as the end of a clause.
+        hint: String,
+    },
+    /// Several identities begin so.
+    #[error("{wanted:?} may mean {first} or {second}; give more digits, or a name")]
+    Ambiguous {
+        /// What was asked for.
+        wanted: String,
+        /// One of them.
+        first: ContainerName,
+        /// Another.
+        second: ContainerName,
+    },
+    /// The name is in use.
+    #[error("a container is named {name:?} already; choose another name, or delete that one (mica delete {name})", name = name.as_str())]
+    NameTaken {
+        /// The name.
+        name: ContainerName,
+    },
+    /// The phase of the container does not allow it.
+    #[error("{name}: {denial}")]
+    Denied {
+        /// The container.
+        name: ContainerName,
+        /// Why.
+        denial: Denial,
+    },
+    /// Nothing says what to run.
+    #[error(
+        "{template} has no /sbin/init and no command of its own: name one after \"--\", or pass --system for an init elsewhere"
+    )]
+    NothingToRun {
+        /// The template.
+        template: String,
+    },
+    /// More is promised than there is.
+    #[error("{what} of {wanted} cannot be guaranteed: {free} of {total} are free")]
+    Overcommitted {
+        /// Of what.
+        what: &'static str,
+        /// What was asked.
+        wanted: String,
+        /// What is left.
+        free: String,
+        /// What there is.
+        total: String,
+    },
+    /// The step failed, and its sentence was told to who asked first.
+    #[error("{name}: {reason}")]
+    Step {
+        /// The container.
+        name: ContainerName,
+        /// Why.
+        reason: String,
+    },
+    /// The daemon is ending.
+    #[error("the daemon is ending; start it again with `mica node start`")]
+    Ending,
+    /// Another daemon has the store.
+    #[error("a daemon runs for the store at {store} already (process {pid})")]
+    AlreadyRuns {
+        /// The store.
+        store: PathBuf,
+        /// The process.
+        pid: String,
+    },
+    /// A description is not what Mica wrote.
+    #[error("{path} is damaged: {source}; put it back from a backup, or remove its directory")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// A description was written by a newer version.
+    #[error(
+        "{path} has version {found}, which this version of Mica does not know; use a newer one"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// The system refused.
+    #[error("cannot {what} {path}: {source}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl NodeError {
+    /// For `map_err`: that `what` could not be done to `path`.
+    pub fn system(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::System { what, path, source }
+    }
+}
+
+impl From<HostError> for NodeError {
+    fn from(error: HostError) -> Self {
+        Self::Host(Box::new(error))
+    }
+}
+
+impl From<RootError> for NodeError {
+    fn from(error: RootError) -> Self {
+        HostError::from(error).into()
+    }
+}
+
+impl From<StoreError> for NodeError {
+    fn from(error: StoreError) -> Self {
+        HostError::from(error).into()
+    }
+}

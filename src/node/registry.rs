@@ -1,0 +1,327 @@
+//! The containers of a store, in files: `STORE/containers/<id>/{config,state}.json`.
+//!
+//! A container exists from the rename that gives its directory its name, and is gone with the
+//! rename that takes it away; what a crash leaves of either is staged or doomed, and swept.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::NodeError;
+use super::state::ContainerState;
+use crate::container::config::{ContainerConfig, ContainerId};
+use crate::sys::durable::{self, Existing};
+
+/// The directory of a store that holds its containers.
+const CONTAINERS: &str = "containers";
+
+/// A directory that is no container yet.
+const STAGED: &str = ".staged";
+
+/// One that is none any more.
+const DOOMED: &str = ".doomed";
+
+/// Longest description that is read, in bytes.
+const LIMIT_BYTES: u64 = 1 << 20;
+
+const CONFIG: &str = "config.json";
+const STATE: &str = "state.json";
+
+/// The directories of one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    directory: PathBuf,
+}
+
+impl Places {
+    /// `containers/<id>`.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where its root is mounted while it runs.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.directory.join("root")
+    }
+
+    /// Its private layer, unless it was made with one of somebody else's.
+    #[must_use]
+    pub fn private(&self) -> PathBuf {
+        self.directory.join("private")
+    }
+
+    /// What the runtime and the monitor keep of its present life.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.directory.join("run")
+    }
+
+    /// What its init wrote.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.directory.join("logs")
+    }
+}
+
+/// The registry of one store.
+#[derive(Debug)]
+pub struct Registry {
+    path: PathBuf,
+}
+
+/// One container as its files say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recorded {
+    /// What it is meant to be.
+    pub config: ContainerConfig,
+    /// What it is doing.
+    pub state: ContainerState,
+}
+
+impl Registry {
+    /// Opens the registry of the store at `store`, making it if need be.
+    ///
+    /// # Errors
+    /// [`NodeError::System`].
+    pub fn open(store: &Path) -> Result<Self, NodeError> {
+        let path = store.join(CONTAINERS);
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(NodeError::system("make", &path)(error))
+            }
+            _there => Ok(Self { path }),
+        }
+    }
+
+    /// Where a container keeps what it has.
+    #[must_use]
+    pub fn places(&self, id: &ContainerId) -> Places {
+        Places { directory: self.path.join(id.as_str()) }
+    }
+
+    /// Every container.
+    ///
+    /// # Errors
+    /// [`NodeError::Damaged`] rather than a list without the damaged one.
+    pub fn list(&self) -> Result<Vec<Recorded>, NodeError> {
+        let mut found = Vec::new();
+        for id in self.ids()? {
+            found.push(self.read(&id)?);
+        }
+        Ok(found)
+    }
+
+    /// The identities of all containers.
+    ///
+    /// # Errors
+    /// [`NodeError::System`].
+    pub fn ids(&self) -> Result<Vec<ContainerId>, NodeError> {
+        let names = self.names()?;
+        let id = |name: &OsString| ContainerId::try_from(name.to_str()?.to_owned()).ok();
+        Ok(names.iter().filter_map(id).collect())
+    }
+
+    fn names(&self) -> Result<Vec<OsString>, NodeError> {
+        let system = |error| NodeError::system("list", &self.path)(error);
+        let entries = fs::read_dir(&self.path).map_err(system)?;
+        entries.map(|entry| entry.map(|entry| entry.file_name()).map_err(system)).collect()
+    }
+
+    /// One container.
+    ///
+    /// # Errors
+    /// [`NodeError::Damaged`], [`NodeError::System`].
+    pub fn read(&self, id: &ContainerId) -> Result<Recorded, NodeError> {
+        let directory = self.path.join(id.as_str());
+        let config: ContainerConfig = read(&directory.join(CONFIG))?;
+        if config.version > crate::container::config::VERSION {
+            return Err(NodeError::Newer { path: directory.join(CONFIG), found: config.version });
+        }
+        // Written after the configuration was in place, so a crash may have come between.
+        let state = match read(&directory.join(STATE)) {
+            Err(NodeError::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                ContainerState::default()
+            }
+            state => state?,
+        };
+        Ok(Recorded { config, state })
+    }
+
+    /// Makes a container of its description; durable on return. `fill` puts more into its
+    /// directory before it exists.
+    ///
+    /// # Errors
+    /// [`NodeError::System`], and what `fill` answers; nothing is left then.
+    pub fn create(
+        &self,
+        recorded: &Recorded,
+        fill: impl FnOnce(&Path) -> Result<(), NodeError>,
+    ) -> Result<Places, NodeError> {
+        let id = &recorded.config.id;
+        let staged = self.path.join(format!("{}{STAGED}", id.as_str()));
+        let places = self.places(id);
+        let make = || {
+            let mut builder = DirBuilder::new();
+            builder.mode(0o700);
+            for directory in
+                [staged.clone(), staged.join("private"), staged.join("root"), staged.join("logs")]
+            {
+                builder.create(&directory).map_err(NodeError::system("make", &directory))?;
+            }
+            write(&staged, CONFIG, &recorded.config)?;
+            write(&staged, STATE, &recorded.state)?;
+            fill(&staged)?;
+            self.rename(&staged, places.directory())
+        };
+        if let Err(error) = make() {
+            // The first error is the one that matters; a leftover is swept at the next start.
+            let _removed = fs::remove_dir_all(&staged);
+            return Err(error);
+        }
+        Ok(places)
+    }
+
+    /// Takes a container out of the registry; [`Registry::sweep`] removes its files.
+    ///
+    /// # Errors
+    /// [`NodeError::System`].
+    pub fn doom(&self, id: &ContainerId) -> Result<(), NodeError> {
+        let doomed = self.path.join(format!("{}{DOOMED}", id.as_str()));
+        self.rename(self.places(id).directory(), &doomed)
+    }
+
+    /// Removes what staged and doomed directories hold; `forget` is told of each container that is
+    /// gone, before its private files are.
+    ///
+    /// # Errors
+    /// [`NodeError::System`], and what `forget` answers; what is left is swept the next time.
+    pub fn sweep(
+        &self,
+        mut forget: impl FnMut(&Places) -> Result<(), NodeError>,
+    ) -> Result<(), NodeError> {
+        for name in self.names()? {
+            let Some(text) = name.to_str() else { continue };
+            let id = text.strip_suffix(DOOMED).or_else(|| text.strip_suffix(STAGED));
+            let Some(id) = id.and_then(|id| ContainerId::try_from(id.to_owned()).ok()) else {
+                continue;
+            };
+            forget(&self.places(&id))?;
+            let path = self.path.join(&name);
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(NodeError::system("remove", &path)(error));
+                }
+                _gone => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what a container is meant to be, whole and durable.
+    ///
+    /// # Errors
+    /// [`NodeError::System`].
+    pub fn write_config(&self, config: &ContainerConfig) -> Result<(), NodeError> {
+        write(self.places(&config.id).directory(), CONFIG, config)
+    }
+
+    /// Writes what a container is doing, whole and durable.
+    ///
+    /// # Errors
+    /// [`NodeError::System`].
+    pub fn write_state(&self, id: &ContainerId, state: &ContainerState) -> Result<(), NodeError> {
+        write(self.places(id).directory(), STATE, state)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), NodeError> {
+        let rename = || {
+            fs::rename(from, to)?;
+            File::open(&self.path)?.sync_all()
+        };
+        rename().map_err(NodeError::system("rename", from))
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T, NodeError> {
+    let read = || {
+        let file = File::open(path)?;
+        let mut text = String::new();
+        io::Read::read_to_string(&mut io::Read::take(file, LIMIT_BYTES), &mut text)?;
+        Ok(text)
+    };
+    let text: String = read().map_err(NodeError::system("read", path))?;
+    serde_json::from_str(&text)
+        .map_err(|source| NodeError::Damaged { path: path.to_owned(), source })
+}
+
+fn write(directory: &Path, name: &str, value: &impl Serialize) -> Result<(), NodeError> {
+    let path = || directory.join(name);
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|source| NodeError::Damaged { path: path(), source })?;
+    text.push(b'\n');
+    let write = || {
+        let directory = File::open(directory)?;
+        durable::write_file(directory.as_fd(), OsStr::new(name), &text, Existing::Replace)
+    };
+    write().map_err(NodeError::system("write", &path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::config::Kind;
+
+    fn recorded(name: &str) -> Recorded {
+        let id = ContainerId::random().expect("random bytes");
+        let name = name.parse().expect("a name");
+        Recorded {
+            config: ContainerConfig::new(id, name, "debian:12", Kind::System),
+            state: ContainerState::default(),
+        }
+    }
+
+    #[test]
+    fn a_container_is_there_whole_or_not_at_all() {
+        let store = tempfile::tempdir().expect("a scratch directory");
+        let registry = Registry::open(store.path()).expect("made");
+        let one = recorded("web1");
+        registry.create(&one, |_| Ok(())).expect("made");
+        assert_eq!(registry.list().expect("listed"), [one.clone()]);
+        let failed = registry.create(&recorded("web2"), |_| {
+            Err(NodeError::NoContainer { wanted: "x".to_owned(), hint: String::new() })
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read_dir(store.path().join(CONTAINERS)).expect("listed").count(), 1);
+        registry.doom(&one.config.id).expect("renamed");
+        assert!(registry.list().expect("listed").is_empty());
+        let mut told = Vec::new();
+        registry
+            .sweep(|places| {
+                told.push(places.clone());
+                Ok(())
+            })
+            .expect("swept");
+        assert_eq!(told, [registry.places(&one.config.id)]);
+        assert_eq!(fs::read_dir(store.path().join(CONTAINERS)).expect("listed").count(), 0);
+    }
+
+    #[test]
+    fn what_is_damaged_or_newer_is_told_and_never_left_out() {
+        let store = tempfile::tempdir().expect("a scratch directory");
+        let registry = Registry::open(store.path()).expect("made");
+        let mut one = recorded("web1");
+        one.config.version = 99;
+        let places = registry.create(&one, |_| Ok(())).expect("made");
+        assert!(matches!(registry.list(), Err(NodeError::Newer { found: 99, .. })));
+        fs::write(places.directory().join(CONFIG), b"{\"version\":").expect("written");
+        assert!(matches!(registry.list(), Err(NodeError::Damaged { .. })));
+    }
+}
