@@ -11,6 +11,8 @@ pub(super) use templates::{
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
+use super::output::parse_size;
+
 /// Container roots from shared templates.
 ///
 /// Every root on this host is backed by the same content-addressed files, on disk and in
@@ -360,6 +362,8 @@ pub(super) enum StoreVerb {
         #[command(flatten)]
         json: Json,
     },
+    /// Read every object back from its disk, set aside what is damaged, and put back what some container still has
+    Scrub(Scrub),
     /// Check that everything that is named is there and is what its name says
     Check {
         /// Also read every object again and compare it with its digest
@@ -388,6 +392,24 @@ pub(super) enum StoreVerb {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 if nothing that is needed is missing (any more), 1 if something is, 2 for an interruption or bad usage."
+)]
+pub(super) struct Scrub {
+    /// Begin anew, not where the last scrub was interrupted
+    #[arg(long)]
+    pub(super) restart: bool,
+    /// Read no more than this in a second, as in 20M
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(super) rate: Option<u64>,
+    /// Look only: set nothing aside, put nothing back
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ use super::{Capability, Finding};
 use crate::sys::copy::{Copied, copy_data};
 use crate::sys::flags::{Flagged, is_immutable, set_immutable};
 use crate::sys::handle::FileHandle;
+use crate::sys::verity::{Sealed, seal};
 use crate::sys::{cache, inode, mount};
 
 /// The mark that is tried: of the namespace that private layers use.
@@ -27,6 +28,7 @@ pub(super) fn try_all(scratch: &Path) -> Vec<Finding> {
         Capability::Reflink.tried(reflink(scratch)),
         Capability::FileHandles.tried(file_handles(scratch)),
         Capability::Cachestat.tried(cachestat(scratch)),
+        Capability::Verity.tried(verity(scratch)),
         Capability::Uring.tried(uring()),
     ]
 }
@@ -111,6 +113,14 @@ fn cachestat(scratch: &Path) -> io::Result<String> {
     let file = file(scratch, "cached", &[7; 1 << 16])?;
     cache::cachestat_works(file.as_fd())?;
     Ok("answered".to_owned())
+}
+
+fn verity(scratch: &Path) -> io::Result<String> {
+    drop(file(scratch, "sealed", b"content")?);
+    match seal(File::open(scratch.join("sealed"))?.as_fd())? {
+        Sealed::Done => Ok("a file was sealed".to_owned()),
+        Sealed::Refused(errno) => Err(errno.into()),
+    }
 }
 
 fn uring() -> io::Result<String> {

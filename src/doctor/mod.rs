@@ -45,6 +45,8 @@ pub enum Capability {
     FileHandles,
     /// The page cache can be measured without touching it.
     Cachestat,
+    /// The kernel can check the content of objects whenever it reads them.
+    Verity,
     /// A root can be mounted again for a user namespace.
     IdmappedMount,
     /// FUSE requests can be served through io_uring.
@@ -94,6 +96,7 @@ impl Capability {
             Self::Reflink => "reflink",
             Self::FileHandles => "file handles",
             Self::Cachestat => "cachestat",
+            Self::Verity => "fs-verity",
             Self::IdmappedMount => "idmapped mount",
             Self::Uring => "FUSE over io_uring",
         }
@@ -109,7 +112,8 @@ impl Capability {
             | Self::ImmutableFlag
             | Self::Reflink
             | Self::FileHandles
-            | Self::Cachestat => Need::Wanted,
+            | Self::Cachestat
+            | Self::Verity => Need::Wanted,
             Self::IdmappedMount | Self::Uring => Need::Future,
         }
     }
@@ -139,6 +143,10 @@ impl Capability {
             }
             Self::FileHandles => "keep private directories on ext4, xfs or btrfs, and run as root",
             Self::Cachestat => "use Linux 6.5 or newer; until then mincore answers instead",
+            Self::Verity => {
+                "keep the store on ext4 (mkfs.ext4 -O verity) or btrfs, with a kernel that has \
+                 CONFIG_FS_VERITY; until then only `mica store scrub` notices a bad disk"
+            }
             Self::IdmappedMount => "use Linux 6.12 or newer",
             Self::Uring => {
                 "echo Y > /sys/module/fuse/parameters/enable_uring (Linux 6.14 or newer)"

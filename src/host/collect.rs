@@ -4,10 +4,10 @@ use std::cell::Cell;
 use std::collections::HashSet;
 
 use super::error::HostError;
-use super::roots::Roots;
+use super::references::References;
 use super::store::Store;
-use crate::layer::{LayerId, Layers, Manifest, Stack, StackId};
-use crate::object::{ObjectId, Objects};
+use crate::layer::{Layers, Stack, StackId};
+use crate::object::Objects;
 
 /// Parts that a collection goes through, one after the other.
 pub const PARTS: u64 = 256;
@@ -59,7 +59,7 @@ pub fn collect(
     let mut stacks = HashSet::new();
     let swept_layers = layers.sweep::<HostError>(
         || {
-            stacks = live_stacks(store, &layers)?;
+            stacks = References::stacks(store, &layers)?;
             Ok(stacks.iter().flat_map(|stack| stack.layers().iter().copied()).collect())
         },
         dry_run,
@@ -67,13 +67,19 @@ pub fn collect(
     let tree_ids: HashSet<StackId> = stacks.iter().map(Stack::id).collect();
     let swept_trees = layers.sweep_trees(&tree_ids, dry_run)?;
 
-    let marked = Marked::by(&layers, &stacks)?;
+    let marked = References::of(&layers, &stacks)?.complete()?;
     let ended_early = Cell::new(false);
     let go_on = |part| {
         ended_early.set(!proceed(part));
         !ended_early.get()
     };
-    let swept = sweep.run_in_parts::<HostError>(|first| Ok(marked.beginning(first)), &go_on)?;
+    let mut swept = sweep.run_in_parts::<HostError>(|first| Ok(marked.beginning(first)), &go_on)?;
+    // What a scrub set aside is kept as long as somebody misses it.
+    for id in objects.quarantined()?.iter().filter(|id| marked.len_bytes(id).is_none()) {
+        swept.objects += 1;
+        swept.bytes +=
+            if dry_run { objects.quarantined_bytes(id)? } else { objects.discard(id)? };
+    }
 
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let manifest_bytes: u64 = swept_layers.iter().map(|layer| layer.len_bytes).sum::<u64>()
@@ -88,47 +94,4 @@ pub fn collect(
         pinned: swept.pinned,
         ended_early: ended_early.get(),
     })
-}
-
-/// Everything that refers to objects.
-struct Marked {
-    manifests: Vec<Manifest>,
-}
-
-impl Marked {
-    /// Opens the layers of `stacks`, and those that running imports keep.
-    fn by(layers: &Layers, stacks: &HashSet<Stack>) -> Result<Self, HostError> {
-        let mut ids: HashSet<LayerId> =
-            stacks.iter().flat_map(|stack| stack.layers().iter().copied()).collect();
-        ids.extend(layers.pinned()?);
-        // By digest: an altered object table would name the living dead.
-        let manifests =
-            ids.iter().map(|id| layers.load_authentic(id)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { manifests })
-    }
-
-    /// The objects referred to whose digests begin with `first`, in order.
-    fn beginning(&self, first: u8) -> Vec<ObjectId> {
-        let mut ids: Vec<ObjectId> =
-            self.manifests.iter().flat_map(|manifest| manifest.objects_beginning(first)).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
-    }
-}
-
-/// The stacks of all templates and roots.
-///
-/// Read under the registry's lock: a root that is just being mounted either has its record
-/// already, or will find its template as it is now.
-fn live_stacks(store: &Store, layers: &Layers) -> Result<HashSet<Stack>, HostError> {
-    let roots = Roots::open(store)?;
-    let locked = roots.lock()?;
-    locked.prune()?;
-    let mut stacks = HashSet::new();
-    for listed in layers.templates().list()? {
-        stacks.insert(listed.template?.stack);
-    }
-    stacks.extend(roots.list()?.into_iter().map(|record| record.stack));
-    Ok(stacks)
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::error::HostError;
 use super::roots::{RootRecord, Roots};
+use super::scrub::NOTES;
 use super::store::{META, Store};
 use super::unmount;
 use crate::object::Objects;
@@ -26,8 +27,19 @@ pub struct Destroyed {
 /// The parts of a store, in the order in which they go: names before what they name, so
 /// that a destruction that is cut short leaves nothing that refers to something gone.
 /// objects/ comes with its own sweep, and meta.json last: until then it is still a store.
-const PARTS: &[&str] =
-    &["node", "templates", "index", "trees", "layers", "containers", "roots", "staging", "objects"];
+const PARTS: &[&str] = &[
+    "node",
+    "templates",
+    "index",
+    "trees",
+    "layers",
+    "containers",
+    "roots",
+    "staging",
+    "quarantine",
+    "objects",
+    NOTES,
+];
 
 /// Removes `store` and all that Mica keeps in it. A dry run only counts.
 ///
@@ -124,8 +136,13 @@ pub fn forget(
     Ok(record)
 }
 
+/// Removes a directory with all that is in it, or a file.
 fn remove_tree(path: &std::path::Path) -> Result<(), HostError> {
-    match fs::remove_dir_all(path) {
+    let removed = match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
+        removed => removed,
+    };
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(HostError::system("remove", path)(error))
         }

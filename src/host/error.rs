@@ -97,6 +97,9 @@ pub enum HostError {
         /// The names of the roots.
         roots: Vec<String>,
     },
+    /// Two scrubs at once would read everything twice.
+    #[error("the store at {0} is being scrubbed already; wait for that, or interrupt it")]
+    ScrubRuns(PathBuf),
     /// A mounted root cannot be forgotten.
     #[error("root {name:?} is mounted at {mountpoint}; unmount it first (mica umount {name})")]
     RootMounted {

@@ -7,12 +7,14 @@ use super::check::{Finding, check};
 use super::collect::{Collected, collect};
 use super::destroy::{destroy, forget};
 use super::roots::NewRoot;
+use super::scrub::{ScrubOptions, scrub};
 use super::{HostError, Roots, Store, StoreError, templates};
 use crate::layer::{
     LayerBuilder, LayerPath, Layers, Metadata, NewContent, NewNode, Provenance, RunConfig, Stack,
     Template, TemplateKind, TemplateName, Timestamp,
 };
 use crate::object::{ObjectId, Objects};
+use crate::sys::flags::set_immutable;
 
 /// A store in a directory of its own.
 struct Scratch {
@@ -65,6 +67,15 @@ impl Scratch {
     fn has(&self, text: &str) -> bool {
         let objects = Objects::open(self.store.path()).expect("opened");
         objects.contains(&ObjectId::of(text.as_bytes())).expect("looked up")
+    }
+
+    /// Changes what an object holds behind its back.
+    fn damage(&self, text: &str) {
+        let hex = ObjectId::of(text.as_bytes()).to_string();
+        let path = self.store.path().join("objects").join(&hex[..2]).join(&hex[2..]);
+        let file = std::fs::File::open(&path).expect("opened");
+        let _flagged = set_immutable(std::os::fd::AsFd::as_fd(&file), false).expect("loosened");
+        std::fs::write(&path, text.replace("text", "TEXT")).expect("damaged");
     }
 
     fn root(&self, template: &Template, private: Option<&Path>) -> crate::control::Socket {
@@ -312,4 +323,65 @@ fn a_check_finds_missing_and_altered_objects_and_damaged_manifests() {
     let damaged = check(&scratch.store, false, &|| true).expect("checked");
     assert!(matches!(damaged.findings[0], Finding::Unusable { .. }), "{damaged:?}");
     assert!(damaged.findings[0].to_string().contains("template debian:12"), "{damaged:?}");
+}
+
+const CRASH_STORE: &str = "MICA_TEST_SCRUB_STORE";
+
+/// Not a test by itself: what the child of the crash test does.
+#[test]
+fn scrub_crash_child() {
+    let Ok(path) = std::env::var(CRASH_STORE) else { return };
+    let store = Store::open(Path::new(&path), super::Access::Write).expect("opened");
+    scrub(&store, ScrubOptions::default(), &|_| true).expect("scrubbed");
+}
+
+#[test]
+fn killed_at_any_step_a_scrub_loses_nothing_and_the_next_one_completes_it() {
+    let points = [
+        "unlocked for quarantine",
+        "set aside",
+        "published",
+        "repaired",
+        "tidied",
+        "about to note",
+    ];
+    for point in points {
+        let scratch = Scratch::new();
+        let texts: Vec<String> = (0..40).map(|number| format!("text {number}")).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let template = scratch.template("one:1", &texts);
+        // A container has one of the damaged ones, nobody the other.
+        let private = scratch.dir.path().join("private");
+        std::fs::create_dir_all(private.join("upper")).expect("made");
+        std::fs::write(private.join("upper/copy"), "text 7").expect("written");
+        drop(scratch.root(&template, Some(&private)));
+        for text in ["text 7", "text 8"] {
+            scratch.damage(text);
+        }
+        let status = std::process::Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "host::tests::scrub_crash_child"])
+            .env(CRASH_STORE, scratch.store.path())
+            .env("MICA_TEST_CRASH_POINT", point)
+            .output()
+            .expect("it runs")
+            .status;
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{point}");
+
+        let done = scrub(&scratch.store, ScrubOptions::default(), &|_| true).expect("scrubbed");
+        let lost: Vec<_> = done.found.iter().filter(|found| found.is_lost()).collect();
+        assert_eq!(lost.len(), 1, "{point}: {done:?}");
+        assert_eq!(lost[0].object, ObjectId::of(b"text 8"), "{point}");
+        let objects = Objects::open(scratch.store.path()).expect("opened");
+        for text in texts.iter().filter(|text| **text != "text 8") {
+            let verdict = objects.verify(&ObjectId::of(text.as_bytes())).expect("looked at");
+            let whole = crate::object::Verdict::Whole {
+                len_bytes: text.len().try_into().expect("short"),
+                immutable: true,
+            };
+            assert_eq!(verdict, whole, "{point}: {text}");
+        }
+        // What is set aside is kept until its content is back.
+        assert_eq!(objects.quarantined().expect("listed"), [lost[0].object], "{point}");
+        scratch.collect();
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! STORE/objects/ab/cdef…       content, 0444, immutable where the host file system can
+//! STORE/quarantine/<digest>    objects that a scrub found damaged
 //! STORE/staging/<import>/      unfinished objects of one import; its flock says: alive
 //! STORE/staging/<import>/pins  the digests that this import relies on, one a line
 //! ```
@@ -18,6 +19,7 @@ mod pins;
 mod publish;
 mod put;
 mod reader;
+mod scrub;
 mod staging;
 mod store;
 mod survey;
@@ -30,6 +32,7 @@ pub use id::{Digest, DigestError, ObjectId, identify};
 pub use publish::Published;
 pub use put::Put;
 pub use reader::{ObjectFile, ObjectReader};
+pub use scrub::{Damage, DiskReader, Examined, Suspect};
 pub use staging::Staging;
 pub use store::{Objects, Stored, Verdict};
 pub use survey::{Survey, Surveyed};
@@ -52,7 +55,7 @@ impl Locks {
 
 /// A place where the crash tests kill the process; nothing outside of tests.
 #[inline]
-fn crash_point(point: &'static str) {
+pub(crate) fn crash_point(point: &'static str) {
     #[cfg(test)]
     tests::die_at(point);
     #[cfg(not(test))]

@@ -32,6 +32,7 @@ pub struct Objects {
 
 pub(super) struct Shared {
     pub(super) path: PathBuf,
+    pub(super) store: OwnedFd,
     pub(super) objects: OwnedFd,
     pub(super) staging: OwnedFd,
     pub(super) pin_lock: PinLock,
@@ -77,6 +78,8 @@ pub(super) struct Found {
     pub(super) allocated_bytes: u64,
     pub(super) regular: bool,
     pub(super) immutable: bool,
+    /// The kernel checks its content (fs-verity).
+    pub(super) sealed: bool,
 }
 
 impl Objects {
@@ -105,6 +108,7 @@ impl Objects {
             objects: subdirectory(OBJECTS)?,
             staging: subdirectory(STAGING)?,
             pin_lock: PinLock::new(subdirectory(STAGING)?),
+            store: dir,
             immutable: AtomicBool::new(locks.immutable),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -223,6 +227,7 @@ impl Shared {
                 allocated_bytes: stat.stx_blocks.saturating_mul(512),
                 regular: FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile,
                 immutable: stat.stx_attributes.contains(StatxAttributes::IMMUTABLE),
+                sealed: stat.stx_attributes.contains(StatxAttributes::VERITY),
             })),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(ObjectError::sys("look up", self.object_path(id))(error)),

@@ -16,3 +16,4 @@ pub mod map;
 pub mod mount;
 pub mod process;
 pub mod signal;
+pub mod verity;

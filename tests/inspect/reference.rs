@@ -66,6 +66,7 @@ fn every_member_of_every_answer_is_in_the_reference() {
         ("store df", &[]),
         ("store check", &[]),
         ("store gc", &["--dry-run"]),
+        ("store scrub", &["--dry-run"]),
         ("mount", &[]),
     ] {
         let said = command.split(' ').chain(arguments.iter().copied());

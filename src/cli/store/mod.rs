@@ -5,6 +5,7 @@ mod destroy;
 mod df;
 mod forget;
 mod gc;
+mod scrub;
 mod who_has;
 
 use std::path::Path;
@@ -20,6 +21,7 @@ pub(super) fn run(verb: StoreVerb, store: &Path, output: &Output) -> Result<Exit
         StoreVerb::Df(json) => df::run(json, store, *output),
         StoreVerb::WhoHas(asked) => who_has::run(&asked, store, *output),
         StoreVerb::Gc { dry_run, json } => gc::run(dry_run, json, store, *output),
+        StoreVerb::Scrub(wanted) => scrub::run(&wanted, store, *output),
         StoreVerb::Check { rehash, json } => check::run(rehash, json, store, *output),
         StoreVerb::Forget { root, force, dry_run } => {
             forget::run(&root, force, dry_run, store, *output)

@@ -53,6 +53,12 @@ impl Manifest {
         u32::try_from(found).ok()
     }
 
+    /// Length in bytes of an object that the manifest refers to; none if it does not.
+    pub fn object_size(&self, id: &ObjectId) -> Option<u64> {
+        let record: &[u8; OBJECT_LEN] = self.record(Section::Objects, self.object_index(id)?)?;
+        Some(u64_at(record, 32))
+    }
+
     /// The target of a symlink; empty for other kinds.
     ///
     /// # Errors

@@ -1,0 +1,79 @@
+//! What refers to objects: templates, roots and running imports, by way of their layers.
+
+use std::collections::HashSet;
+
+use super::error::HostError;
+use super::roots::Roots;
+use super::store::Store;
+use crate::layer::{LayerId, Layers, LayersError, Manifest, Stack};
+use crate::object::ObjectId;
+
+/// The layers of a store that count, opened.
+pub(super) struct References {
+    manifests: Vec<Manifest>,
+    unreadable: Vec<(LayerId, LayersError)>,
+}
+
+impl References {
+    /// The stacks of all templates and roots.
+    ///
+    /// Read under the registry's lock: a root that is just being mounted either has its record
+    /// already, or will find its template as it is now.
+    pub(super) fn stacks(store: &Store, layers: &Layers) -> Result<HashSet<Stack>, HostError> {
+        let roots = Roots::open(store)?;
+        let locked = roots.lock()?;
+        locked.prune()?;
+        let mut stacks = HashSet::new();
+        for listed in layers.templates().list()? {
+            stacks.insert(listed.template?.stack);
+        }
+        stacks.extend(roots.list()?.into_iter().map(|record| record.stack));
+        Ok(stacks)
+    }
+
+    /// Opens the layers of `stacks`, and those that running imports keep.
+    pub(super) fn of(layers: &Layers, stacks: &HashSet<Stack>) -> Result<Self, HostError> {
+        let mut ids: HashSet<LayerId> =
+            stacks.iter().flat_map(|stack| stack.layers().iter().copied()).collect();
+        ids.extend(layers.pinned()?);
+        let mut references = Self { manifests: Vec::new(), unreadable: Vec::new() };
+        for id in ids {
+            // By digest: an altered object table would name the living dead.
+            match layers.load_authentic(&id) {
+                Ok(manifest) => references.manifests.push(manifest),
+                Err(error) => references.unreadable.push((id, error)),
+            }
+        }
+        Ok(references)
+    }
+
+    /// These, if they are all there are.
+    ///
+    /// # Errors
+    /// Why a layer cannot be read: what that refers to is unknown.
+    pub(super) fn complete(mut self) -> Result<Self, HostError> {
+        match self.unreadable.pop() {
+            Some((_, error)) => Err(error.into()),
+            None => Ok(self),
+        }
+    }
+
+    /// The layers that cannot be read, and why.
+    pub(super) fn unreadable(&self) -> &[(LayerId, LayersError)] {
+        &self.unreadable
+    }
+
+    /// The objects referred to whose digests begin with `first`, in order.
+    pub(super) fn beginning(&self, first: u8) -> Vec<ObjectId> {
+        let mut ids: Vec<ObjectId> =
+            self.manifests.iter().flat_map(|manifest| manifest.objects_beginning(first)).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// How long an object's content is, in bytes, if a layer refers to it.
+    pub(super) fn len_bytes(&self, id: &ObjectId) -> Option<u64> {
+        self.manifests.iter().find_map(|manifest| manifest.object_size(id))
+    }
+}
