@@ -10,3 +10,4 @@ pub mod capabilities;
 pub mod cgroup;
 pub mod config;
 pub mod idmap;
+pub mod network;

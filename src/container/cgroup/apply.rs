@@ -8,7 +8,7 @@ use super::disk::Disk;
 use super::error::CgroupError;
 use super::layout::{Controller, Layout, Version};
 use super::limits::{CpuSet, Limits, Weight};
-use super::plan::{Holds, Plan, Scope, Shortfall, Value, Write, current_disks, disk_lines};
+use super::plan::{Holds, Plan, Scope, Shortfall, Speeds, Value, Write, current_disks, disk_lines};
 use super::{Cgroup, GroupPath, INSIDE, read, tree, usage};
 
 /// Writes what `limits` mean here, whole or not at all.
@@ -68,7 +68,7 @@ struct Undo(Vec<(PathBuf, Before)>);
 
 enum Before {
     Text(String),
-    Disks(Version, BTreeMap<Disk, u64>),
+    Disks(Version, BTreeMap<Disk, Speeds>),
 }
 
 impl Undo {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use super::disk::Disk;
 use super::error::CgroupError;
+use crate::container::config::{ContainerConfig, CpuLimit, Priority};
 
 /// Everything that can be limited. What is `None` is not limited.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,8 +25,40 @@ pub struct Limits {
     pub cpu_weight: Weight,
     /// Most processes and threads.
     pub pids: Option<u64>,
-    /// Most bytes a second read from, and as many written to, one disk.
+    /// How fast one disk may be read, and written.
     pub io: Option<IoLimit>,
+}
+
+impl Limits {
+    /// What `config` asks for; `disk` is beneath the container's private files, if one is.
+    ///
+    /// # Errors
+    /// [`CgroupError::BadLimit`].
+    pub fn of(config: &ContainerConfig, disk: Option<Disk>) -> Result<Self, CgroupError> {
+        let asked = &config.limits;
+        let (cpu_quota, cpu_set) = match &asked.cpu {
+            None => (None, None),
+            Some(CpuLimit::Quota(processors)) => {
+                (Some(CpuQuota::from_processors(*processors)?), None)
+            }
+            Some(CpuLimit::Set(set)) => (None, Some(CpuSet::of(set)?)),
+        };
+        let io = disk.map(|disk| IoLimit {
+            disk,
+            bytes_per_s: asked.io_bytes_per_s,
+            requests_per_s: asked.io_requests_per_s,
+        });
+        Ok(Self {
+            memory_bytes: asked.memory_bytes,
+            swap_bytes: asked.swap_bytes,
+            memory_guarantee_bytes: config.guarantees.memory_bytes,
+            cpu_quota,
+            cpu_set,
+            cpu_weight: config.priority.into(),
+            pids: asked.pids,
+            io: io.filter(|io| io.bytes_per_s.is_some() || io.requests_per_s.is_some()),
+        })
+    }
 }
 
 /// Processor time, in thousandths of one processor.
@@ -117,25 +150,13 @@ impl Weight {
     }
 }
 
-/// How important a container is beside its neighbours.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum Priority {
-    /// A quarter of what a normal one gets.
-    Low,
-    /// What everybody has.
-    #[default]
-    Normal,
-    /// Four times what a normal one gets.
-    High,
-}
-
-impl Priority {
-    /// What it means to the kernel: 25, 100 or 400.
-    pub fn weight(self) -> Weight {
-        Weight(match self {
-            Self::Low => 25,
-            Self::Normal => 100,
-            Self::High => 400,
+impl From<Priority> for Weight {
+    /// 25, 100 or 400.
+    fn from(priority: Priority) -> Self {
+        Self(match priority {
+            Priority::Low => 25,
+            Priority::Normal => 100,
+            Priority::High => 400,
         })
     }
 }
@@ -147,6 +168,20 @@ pub struct CpuSet(BTreeSet<u16>);
 impl CpuSet {
     /// Processors a set may name: the kernel's own bound is 8192.
     const MOST: u16 = 8191;
+
+    /// These processors.
+    ///
+    /// # Errors
+    /// [`CgroupError::BadLimit`] for none at all, and for numbers past the kernel's own bound.
+    pub fn of(processors: &BTreeSet<u32>) -> Result<Self, CgroupError> {
+        let fits = |one: &u32| u16::try_from(*one).ok().filter(|one| *one <= Self::MOST);
+        let set: Option<BTreeSet<u16>> = processors.iter().map(fits).collect();
+        set.filter(|set| !set.is_empty()).map(Self).ok_or_else(|| CgroupError::BadLimit {
+            key: "limits.cpu",
+            value: format!("{processors:?}"),
+            reason: "it takes at least one processor, and none past 8191".to_owned(),
+        })
+    }
 
     /// The processors, lowest first; never none.
     pub fn processors(&self) -> impl Iterator<Item = u16> + '_ {
@@ -212,7 +247,9 @@ pub struct IoLimit {
     /// The disk that holds the container's private files and the store's objects.
     pub disk: Disk,
     /// Bytes a second, each way.
-    pub bytes_per_s: u64,
+    pub bytes_per_s: Option<u64>,
+    /// Requests a second, each way.
+    pub requests_per_s: Option<u64>,
 }
 
 #[cfg(test)]
@@ -243,8 +280,8 @@ mod tests {
     #[test]
     fn weights_keep_their_proportion_as_shares() {
         assert_eq!(Weight::default().shares(), 1024);
-        assert_eq!(Priority::High.weight().shares(), 4096);
-        assert_eq!(Priority::Low.weight().shares(), 256);
+        assert_eq!(Weight::from(Priority::High).shares(), 4096);
+        assert_eq!(Weight::from(Priority::Low).shares(), 256);
         assert_eq!(Weight::LEAST.shares(), 10);
         assert!(Weight::new(0).is_err() && Weight::new(10_001).is_err());
     }

@@ -33,7 +33,7 @@ pub use disk::Disk;
 pub use error::CgroupError;
 pub use guarantee::{Capacity, Guarantee, OverCommitted, admit, protect_parent, weights};
 pub use layout::{Controller, Hierarchy, Layout, Version};
-pub use limits::{CpuQuota, CpuSet, IoLimit, Limits, Priority, Weight};
+pub use limits::{CpuQuota, CpuSet, IoLimit, Limits, Weight};
 pub use plan::{Holds, Shortfall};
 pub use usage::Usage;
 

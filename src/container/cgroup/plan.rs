@@ -47,8 +47,15 @@ pub(super) enum Value {
     Text(String),
     /// These processors; all that the parent has, for none.
     Processors(Option<super::limits::CpuSet>),
-    /// This speed for this disk, and none for any other.
-    Disks(BTreeMap<Disk, u64>),
+    /// These speeds for this disk, and none for any other.
+    Disks(BTreeMap<Disk, Speeds>),
+}
+
+/// What one per-disk file says of a disk: a v1 file has one number, each way of v2 has two.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Speeds {
+    pub(super) bytes: Option<u64>,
+    pub(super) requests: Option<u64>,
 }
 
 /// One file to write.
@@ -254,25 +261,33 @@ impl Plan {
     fn io(&mut self, layout: &Layout, limits: &Limits) {
         let keys = [("limits.io", limits.io.is_some())];
         let Some(version) = self.version(layout, Controller::Io, &keys) else { return };
-        let wanted: BTreeMap<Disk, u64> =
-            limits.io.iter().map(|IoLimit { disk, bytes_per_s }| (*disk, *bytes_per_s)).collect();
         let key = limits.io.map(|_| "limits.io");
-        let (files, scope): (&[&'static str], _) = match version {
-            // v1 throttles each group by itself, whatever its parent may use.
-            Version::V1 => {
-                (&["blkio.throttle.read_bps_device", "blkio.throttle.write_bps_device"], Scope::All)
-            }
-            Version::V2 => (&["io.max"], Scope::Outer),
-        };
-        for file in files {
+        let mut write = |file, scope, bytes: bool, requests: bool| {
+            let speeds = |io: &IoLimit| Speeds {
+                bytes: io.bytes_per_s.filter(|_| bytes),
+                requests: io.requests_per_s.filter(|_| requests),
+            };
+            let wanted = limits.io.iter().map(|io| (io.disk, speeds(io)));
+            let wanted = wanted.filter(|(_, speeds)| *speeds != Speeds::default()).collect();
+            let value = Value::Disks(wanted);
             self.writes.push(Write {
                 controller: Controller::Io,
                 version,
                 file,
                 scope,
-                value: Value::Disks(wanted.clone()),
+                value,
                 key,
             });
+        };
+        match version {
+            // v1 throttles each group by itself, whatever its parent may use.
+            Version::V1 => {
+                write("blkio.throttle.read_bps_device", Scope::All, true, false);
+                write("blkio.throttle.write_bps_device", Scope::All, true, false);
+                write("blkio.throttle.read_iops_device", Scope::All, false, true);
+                write("blkio.throttle.write_iops_device", Scope::All, false, true);
+            }
+            Version::V2 => write("io.max", Scope::Outer, true, true),
         }
         if version == Version::V1 && key.is_some() {
             self.shortfalls.push(Shortfall {
@@ -290,31 +305,43 @@ impl Plan {
 pub(super) fn disk_lines(
     version: Version,
     current: &str,
-    wanted: &BTreeMap<Disk, u64>,
+    wanted: &BTreeMap<Disk, Speeds>,
 ) -> Vec<String> {
-    let line = |disk: &Disk, speed: Option<u64>| {
+    let line = |disk: &Disk, speeds: Speeds| {
         let Disk { major, minor } = disk;
-        match (version, speed) {
-            (Version::V1, speed) => format!("{major}:{minor} {}", speed.unwrap_or(0)),
-            (Version::V2, Some(speed)) => format!("{major}:{minor} rbps={speed} wbps={speed}"),
-            (Version::V2, None) => format!("{major}:{minor} rbps=max wbps=max"),
+        match version {
+            // The file is for one of both; 0 takes the limit off.
+            Version::V1 => {
+                format!("{major}:{minor} {}", speeds.bytes.or(speeds.requests).unwrap_or(0))
+            }
+            Version::V2 => {
+                let text = |speed: Option<u64>| {
+                    speed.map_or_else(|| "max".to_owned(), |speed| speed.to_string())
+                };
+                let (bytes, requests) = (text(speeds.bytes), text(speeds.requests));
+                format!(
+                    "{major}:{minor} rbps={bytes} wbps={bytes} riops={requests} wiops={requests}"
+                )
+            }
         }
     };
     let cleared = current_disks(current).into_keys().filter(|disk| !wanted.contains_key(disk));
-    let cleared: Vec<String> = cleared.map(|disk| line(&disk, None)).collect();
-    cleared.into_iter().chain(wanted.iter().map(|(disk, speed)| line(disk, Some(*speed)))).collect()
+    let cleared: Vec<String> = cleared.map(|disk| line(&disk, Speeds::default())).collect();
+    cleared.into_iter().chain(wanted.iter().map(|(disk, speeds)| line(disk, *speeds))).collect()
 }
 
 /// The disks that a per-disk file limits, and how fast they may be read.
-pub(super) fn current_disks(content: &str) -> BTreeMap<Disk, u64> {
+pub(super) fn current_disks(content: &str) -> BTreeMap<Disk, Speeds> {
     let entry = |line: &str| {
         let (numbers, rest) = line.split_once(' ')?;
         let (major, minor) = numbers.split_once(':')?;
         let disk = Disk { major: major.parse().ok()?, minor: minor.parse().ok()? };
-        let speed = rest
-            .split(' ')
-            .find_map(|word| word.strip_prefix("rbps=").unwrap_or(word).parse().ok());
-        Some((disk, speed?))
+        let word =
+            |prefix: &str| rest.split(' ').find_map(|word| word.strip_prefix(prefix)?.parse().ok());
+        // A v1 file has the bare number.
+        let bytes = word("rbps=").or_else(|| rest.trim().parse().ok());
+        let speeds = Speeds { bytes, requests: word("riops=") };
+        (speeds != Speeds::default()).then_some((disk, speeds))
     };
     content.lines().filter_map(entry).collect()
 }

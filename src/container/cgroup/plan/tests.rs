@@ -40,7 +40,7 @@ fn all() -> Limits {
         cpu_set: Some("0-1".parse().unwrap()),
         cpu_weight: Weight::new(400).unwrap(),
         pids: Some(100),
-        io: Some(IoLimit { disk, bytes_per_s: 5_000_000 }),
+        io: Some(IoLimit { disk, bytes_per_s: Some(5_000_000), requests_per_s: Some(300) }),
     }
 }
 
@@ -64,7 +64,7 @@ fn everything_is_one_file_each_on_v2() {
         ("memory.swap.max", "1048576"),
         ("memory.min", "268435456"),
         ("pids.max", "100"),
-        ("io.max", "254:0 rbps=5000000 wbps=5000000"),
+        ("io.max", "254:0 rbps=5000000 wbps=5000000 riops=300 wiops=300"),
     ];
     assert_eq!(texts(&plan), wanted.map(|(file, text)| (file, text.to_owned())));
     assert_eq!(plan.shortfalls, [], "v2 holds all of it");
@@ -84,6 +84,8 @@ fn v1_says_what_it_holds_in_part() {
         ("pids.max", "100"),
         ("blkio.throttle.read_bps_device", "254:0 5000000"),
         ("blkio.throttle.write_bps_device", "254:0 5000000"),
+        ("blkio.throttle.read_iops_device", "254:0 300"),
+        ("blkio.throttle.write_iops_device", "254:0 300"),
     ];
     assert_eq!(texts(&plan), wanted.map(|(file, text)| (file, text.to_owned())));
     let short: Vec<_> = plan.shortfalls.iter().map(|short| (short.key, short.holds)).collect();
@@ -143,14 +145,16 @@ fn what_no_hierarchy_controls_is_named_with_its_key() {
 #[test]
 fn a_disk_no_longer_limited_is_cleared() {
     let disk = |minor| Disk { major: 254, minor };
-    let wanted = BTreeMap::from([(disk(16), 7)]);
+    let bytes = |bytes| Speeds { bytes: Some(bytes), requests: None };
+    let wanted = BTreeMap::from([(disk(16), bytes(7))]);
     assert_eq!(disk_lines(Version::V1, "254:0 5000000\n", &wanted), ["254:0 0", "254:16 7"]);
     let current =
-        "254:0 rbps=5 wbps=5 riops=max wiops=max\n254:16 rbps=9 wbps=9 riops=max wiops=max\n";
+        "254:0 rbps=5 wbps=5 riops=max wiops=max\n254:16 rbps=max wbps=max riops=9 wiops=9\n";
     assert_eq!(
         disk_lines(Version::V2, current, &wanted),
-        ["254:0 rbps=max wbps=max", "254:16 rbps=7 wbps=7"]
+        ["254:0 rbps=max wbps=max riops=max wiops=max", "254:16 rbps=7 wbps=7 riops=max wiops=max"]
     );
-    assert_eq!(current_disks(current), BTreeMap::from([(disk(0), 5), (disk(16), 9)]));
+    let requests = Speeds { bytes: None, requests: Some(9) };
+    assert_eq!(current_disks(current), BTreeMap::from([(disk(0), bytes(5)), (disk(16), requests)]));
     assert_eq!(current_disks("garbage\n1:x 5\n:\n"), BTreeMap::new());
 }

@@ -1,0 +1,144 @@
+//! Who is in a group, standing still, the end, and who owns what.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use mica::container::cgroup::{Cgroup, CgroupError, CpuQuota, Holds, Layout, Limits};
+
+use crate::group::Parent;
+use crate::support::{Scratch, Succeed, again_until};
+
+#[test]
+fn a_process_enters_in_every_hierarchy_and_nothing_stays_behind() {
+    let parent = Parent::here();
+    let group = parent.group("one");
+    let again = Cgroup::create(&parent.layout, group.path().clone()).unwrap();
+    assert!(again.exists(), "making what exists is adopting it");
+    let child = group.run("sleep 1000 & sleep 1000");
+    let own = fs::read_to_string(format!("/proc/{}/cgroup", child.0.id())).unwrap();
+    let elsewhere: Vec<_> =
+        own.lines().filter(|line| !line.ends_with(&group.inside_path())).collect();
+    assert_eq!(elsewhere, Vec::<&str>::new());
+    again_until("both sleep", || group.processes().unwrap().len() == 3);
+    assert_eq!(group.usage().unwrap().pids, Some(3));
+    let refused = group.remove().unwrap_err();
+    assert!(
+        matches!(&refused, CgroupError::System { source, .. } if source.raw_os_error() == Some(libc::EBUSY)),
+        "{refused}"
+    );
+    let (layout, path) = (parent.layout.clone(), parent.path.clone());
+    // A container makes groups of its own.
+    let unified =
+        layout.unified().unwrap().mountpoint.join(group.inside_path().trim_start_matches('/'));
+    fs::create_dir_all(unified.join("system.slice/nginx.service")).unwrap();
+    group.kill_all().unwrap();
+    group.remove().unwrap();
+    assert!(!group.exists());
+    group.remove().unwrap();
+    group.remove_empty_parents();
+    for hierarchy in layout.hierarchies() {
+        assert!(!hierarchy.mountpoint.join(path.as_str()).exists());
+    }
+    let gone = group.enter(std::process::id()).unwrap_err().to_string();
+    assert!(gone.contains("cgroup.procs"), "{gone}");
+}
+
+#[test]
+fn frozen_processes_use_no_processor_go_on_when_thawed_and_die_when_killed() {
+    let group = Parent::here().group("ice");
+    let mut child = group.run("while :; do :; done");
+    group.freeze().unwrap();
+    assert!(group.is_frozen().unwrap());
+    let used = || group.usage().unwrap().cpu_ns.unwrap();
+    let before = used();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(used(), before);
+    assert!(child.is_running());
+    group.thaw().unwrap();
+    assert!(!group.is_frozen().unwrap());
+    again_until("it runs again", || used() > before);
+    group.freeze().unwrap();
+    group.kill_all().unwrap();
+    again_until("it is dead", || !child.is_running());
+}
+
+#[test]
+fn the_root_of_a_container_makes_groups_and_cannot_touch_its_limits() {
+    let parent = Parent::here();
+    let group = parent.group("owned");
+    let (uid, gid) = (1_234_567, 1_234_567);
+    group.delegate(uid, gid).unwrap();
+    let as_tenant = |script: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=1234567", "--regid=1234567", "--clear-groups", "sh", "-c", script]);
+        command.capture().status.success()
+    };
+    for hierarchy in parent.layout.hierarchies() {
+        let outer = hierarchy.mountpoint.join(group.path().as_str());
+        let inside = outer.join("inside");
+        let made = as_tenant(&format!("mkdir {}/init.scope", inside.display()));
+        assert_eq!(made, hierarchy.is_delegated(), "{}", inside.display());
+        assert!(!as_tenant(&format!("mkdir {}/x", outer.display())));
+        for directory in [&outer, &inside] {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                let own = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "tasks"];
+                let named = own.contains(&&*name) || name == "init.scope";
+                let theirs =
+                    hierarchy.is_delegated() && (path == inside || directory == &inside && named);
+                let writable = as_tenant(&format!("test -w {}", path.display()));
+                assert_eq!(writable, theirs, "{}", path.display());
+            }
+        }
+    }
+}
+
+/// The cgroup2 tree of this host as if it were all there is.
+fn unified_alone(scratch: &Scratch) -> Layout {
+    let here = Layout::detect().unwrap();
+    let unified = here.unified().expect("a cgroup2 tree is mounted");
+    let root = scratch.directory("root");
+    fs::create_dir_all(root.join("proc/self")).unwrap();
+    let line = "30 24 0:27 / /cgroup rw - cgroup2 cgroup2 rw\n";
+    fs::write(root.join("proc/self/mountinfo"), line).unwrap();
+    std::os::unix::fs::symlink(&unified.mountpoint, root.join("cgroup")).unwrap();
+    Layout::detect_in(Path::new(&root)).unwrap()
+}
+
+#[test]
+fn a_cgroup2_tree_does_what_its_controllers_can_and_says_what_they_cannot() {
+    crate::support::require_root();
+    let scratch = Scratch::new("cells");
+    let parent = Parent::new(unified_alone(&scratch));
+    let group = parent.group("two");
+    let mut child = group.run("while :; do :; done");
+    assert!(group.processes().unwrap().contains(&child.0.id()));
+    again_until("its time is counted", || group.usage().unwrap().cpu_ns.unwrap() > 0);
+    let limits = Limits {
+        memory_bytes: Some(1 << 30),
+        cpu_quota: Some(CpuQuota::from_processors(0.5).unwrap()),
+        pids: Some(10),
+        ..Limits::default()
+    };
+    let shortfalls = group.apply(&limits).unwrap();
+    for (key, name) in
+        [("limits.memory", "memory"), ("limits.cpu", "cpu"), ("limits.processes", "pids")]
+    {
+        let controllers = &parent.layout.unified().unwrap().controllers;
+        let has = controllers.iter().any(|controller| controller.to_string() == name);
+        let told = shortfalls.iter().find(|short| short.key == key);
+        assert_eq!(told.is_none(), has, "{key}: {shortfalls:?}");
+        if let Some(told) = told {
+            assert_eq!(told.holds, Holds::NotAtAll);
+            assert!(told.why.contains(&format!("no {name} controller")), "{told:?}");
+        }
+    }
+    group.freeze().unwrap();
+    assert!(group.is_frozen().unwrap());
+    group.kill_all().unwrap();
+    again_until("it is dead", || !child.is_running());
+    group.remove().unwrap();
+    assert!(!group.exists());
+}
