@@ -68,7 +68,7 @@ fn union_errno(error: &UnionError) -> Errno {
         UnionError::NotDirectory => Errno::NOTDIR,
         UnionError::IsDirectory => Errno::ISDIR,
         UnionError::NotEmpty => Errno::NOTEMPTY,
-        UnionError::StillOpen(_) => Errno::BUSY,
+        UnionError::StillThere(_) => Errno::BUSY,
         UnionError::Stale => Errno::STALE,
         UnionError::ReadOnly => Errno::ROFS,
         UnionError::NoAttribute => Errno::NODATA,

@@ -19,8 +19,8 @@ impl Container {
     /// Plans to revert `paths`.
     ///
     /// # Errors
-    /// [`InspectError::Revert`] for one half of a move, a hard link of the template, and what
-    /// lies in something that is not the template's; [`InspectError::NoPath`].
+    /// [`InspectError::Revert`] for one half of a move, and what lies in something that is not the
+    /// template's; [`InspectError::NoPath`].
     pub fn plan_revert(&self, paths: &[LayerPath]) -> Result<RevertPlan, InspectError> {
         let changes = Changes::of(&self.upper)?;
         let covers =
@@ -31,7 +31,7 @@ impl Container {
         for change in changes.iter() {
             let path = changes.path(change);
             if let ChangeKind::Moved { from, .. } = &change.kind {
-                if covers(&path) != covers(from) {
+                if covers(&path) != covers(from) && !self.has_more_names(change)? {
                     return Err(InspectError::Revert {
                         reason: format!("{path} was moved from {from}; name both, or neither"),
                     });
@@ -41,7 +41,6 @@ impl Container {
             }
             self.check_above(paths, &path, change)?;
             if covers(&path) {
-                self.check_links(&path, change)?;
                 plan.changes.push((path, change.clone()));
             }
         }
@@ -93,43 +92,11 @@ impl Container {
         }
     }
 
-    /// Refuses a file that has several names in the template.
-    fn check_links(&self, path: &LayerPath, change: &Change) -> Result<(), InspectError> {
-        let tree = self.upper.tree();
-        // What comes back with a directory: names of files that are known by others too.
-        let index = self.upper.index().map_err(|errno| InspectError::upper(path, errno))?;
-        for ino in index {
-            for (dir, _) in tree.links(ino)? {
-                let dir = LayerPath::parse(&tree.path(&tree.inode(dir)?)?)?;
-                if dir.names().starts_with(path.names())
-                    && !matches!(change.kind, ChangeKind::Metadata | ChangeKind::Added { .. })
-                {
-                    return Err(InspectError::Revert {
-                        reason: format!(
-                            "{path} holds a name of a file that has others in the template (hard \
-                             links), and the container changed that; such names cannot be \
-                             brought back one by one"
-                        ),
-                    });
-                }
-            }
-        }
-        let origin = change.origin.map(|ino| tree.inode(ino)).transpose()?;
-        let linked = [tree.resolve(path)?, origin]
-            .into_iter()
-            .flatten()
-            .find(|inode| inode.kind != FileKind::Directory && inode.nlink > 1);
-        // A new name of such a file goes like anything that was added.
-        let added = matches!(change.kind, ChangeKind::Added { .. });
-        match linked {
-            Some(inode) if !added => Err(InspectError::Revert {
-                reason: format!(
-                    "{path} is one of {} names of a file of the template (hard links), which \
-                     cannot be brought back one by one; copy it from there: mica template cat",
-                    inode.nlink
-                ),
-            }),
-            Some(_) | None => Ok(()),
-        }
+    /// Whether a change is of a file with several names in the template. Each of those comes back
+    /// by itself.
+    fn has_more_names(&self, change: &Change) -> Result<bool, InspectError> {
+        let Some(origin) = change.origin else { return Ok(false) };
+        let inode = self.upper.tree().inode(origin)?;
+        Ok(inode.kind != FileKind::Directory && inode.nlink > 1)
     }
 }

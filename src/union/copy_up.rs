@@ -64,6 +64,7 @@ impl Union {
         // deeper than a stack.
         let (mut id, mut missing) = (id, Vec::new());
         let mut owned = loop {
+            id = id.as_tree().map_or(id, |ino| self.number_of(ino));
             match self.place(id)? {
                 Place::Private(node) if node.kind == FileKind::Directory => break node,
                 Place::Tree(inode) if inode.kind == FileKind::Directory => {

@@ -30,9 +30,9 @@ pub enum UnionError {
     /// The kernel holds a number that no longer stands for an inode.
     #[error("the inode number is stale")]
     Stale,
-    /// What is to come back has the number of something removed that is still open.
-    #[error("/{0} was removed or moved, and is still in use; close it and revert again")]
-    StillOpen(String),
+    /// A directory that is to come back is in the root under another name.
+    #[error("/{0} was moved, and is still there under its new name; revert that too")]
+    StillThere(String),
     /// The root has no private layer.
     #[error("the root is read-only")]
     ReadOnly,

@@ -20,7 +20,7 @@ use crate::private::marks::{self, Marks};
 use crate::sys::handle::FileHandle;
 use crate::sys::inode;
 
-fn index_name(ino: TreeIno) -> Vec<u8> {
+pub(super) fn index_name(ino: TreeIno) -> Vec<u8> {
     format!("{:08x}", ino.get()).into_bytes()
 }
 
@@ -92,7 +92,7 @@ impl Union {
         }
     }
 
-    fn enter_index(&self, fd: OwnedFd, inode: &Inode) -> Result<Arc<Node>, UnionError> {
+    pub(super) fn enter_index(&self, fd: OwnedFd, inode: &Inode) -> Result<Arc<Node>, UnionError> {
         let parent = NodeId::tree(inode.parent);
         let found = Found { parent, parent_origin: None, in_shared_set: false, name: b"" };
         if Marks::read(&fd)?.origin.is_none_or(|origin| origin.tree != inode.ino) {
@@ -153,12 +153,12 @@ impl Union {
     }
 
     /// The number under which tree directory `ino` is in the merged view, if it is.
-    fn present(&self, ino: TreeIno) -> Result<Option<NodeId>, UnionError> {
+    pub(super) fn present(&self, ino: TreeIno) -> Result<Option<NodeId>, UnionError> {
         // Up to the first that is known, then down again: no recursion, for a template may be
         // deeper than a stack.
         let (mut at, mut unknown) = (ino, Vec::new());
         let mut found = loop {
-            let id = NodeId::tree(at);
+            let id = self.number_of(at);
             if at == TreeIno::ROOT {
                 break Some(id);
             }
@@ -206,7 +206,7 @@ impl Union {
 
     /// The number of tree directory `ino`, if it was copied up and has a name.
     fn known(&self, ino: TreeIno) -> Option<NodeId> {
-        let node = self.node(NodeId::tree(ino))?;
+        let node = self.node(self.number_of(ino))?;
         (!node.is_unlinked() && node.origin() == Some(ino)).then(|| node.id())
     }
 
@@ -265,21 +265,21 @@ impl Union {
 }
 
 /// A directory of the upper layer that is still to be searched.
-enum Unsearched {
+pub(super) enum Unsearched {
     Handle(FileHandle),
     /// On a host without handles.
     Open(OwnedFd),
 }
 
 impl Unsearched {
-    fn of(fd: OwnedFd) -> Self {
+    pub(super) fn of(fd: OwnedFd) -> Self {
         match FileHandle::of(&fd) {
             Ok(handle) => Self::Handle(handle),
             Err(_) => Self::Open(fd),
         }
     }
 
-    fn open(self, mount: impl AsFd) -> Result<OwnedFd, Errno> {
+    pub(super) fn open(self, mount: impl AsFd) -> Result<OwnedFd, Errno> {
         match self {
             Self::Handle(handle) => handle.open(mount),
             Self::Open(fd) => Ok(fd),

@@ -81,7 +81,7 @@ impl Union {
             Place::Tree(inode) if inode.kind != FileKind::Directory => {
                 return Err(UnionError::NotDirectory);
             }
-            Place::Tree(inode) => (self.tree_attributes(inode), NodeId::tree(inode.parent)),
+            Place::Tree(inode) => (self.tree_attributes(inode), self.number_of(inode.parent)),
             Place::Private(node) => {
                 (self.node_attributes(node)?, NodeId::from_raw(node.parent.load(Ordering::Relaxed)))
             }
@@ -157,6 +157,11 @@ impl Union {
 
     /// What a listing shows of a tree entry; a damaged one is listed, and answers nothing else.
     fn tree_listed(&self, ino: TreeIno) -> Result<Attributes, UnionError> {
+        if self.table.read().outnumbered.contains(&ino)
+            && let Some(copy) = self.indexed_node(&self.tree.inode(ino)?)?
+        {
+            return self.node_attributes(&copy);
+        }
         match self.attributes(NodeId::tree(ino)) {
             Err(UnionError::Mark(_)) => {
                 let inode = self.tree.inode(ino)?;

@@ -20,8 +20,10 @@ mod node;
 mod origin;
 mod place;
 mod policy;
+mod relink;
 mod remove;
 mod rename;
+mod restore;
 mod revert;
 pub mod upper;
 mod xattr;
@@ -107,6 +109,12 @@ struct Table {
     /// Tree files of several names whose entry in `index/` cannot be understood: what they are
     /// now is not known, and what they were is not theirs to show.
     damaged: HashSet<TreeIno>,
+    /// Tree inodes that came back while the kernel may know something else under their number: a
+    /// removed directory, which it never brings to life again, or a version that was given up.
+    /// For files of several names `index/` answers, for directories `standing`.
+    outnumbered: HashSet<TreeIno>,
+    /// The numbers of directories whose own is taken so.
+    standing: HashMap<TreeIno, NodeId>,
 }
 
 impl Table {
@@ -116,6 +124,11 @@ impl Table {
     /// it goes back to that number, which would stand for the untouched tree inode again if
     /// nothing stood behind it.
     fn drop_node(&mut self, node: &Arc<Node>) -> bool {
+        let stands = |origin| self.standing.get(&origin) == Some(&node.id());
+        if !node.is_unlinked() && node.origin().is_some_and(stands) {
+            // What is in it finds it by this number alone.
+            return false;
+        }
         let old = NodeId::from_raw(node.supersedes.load(Ordering::Acquire));
         if let Some(superseded) = self.superseded.get(&old)
             && Arc::ptr_eq(&superseded.node, node)

@@ -79,7 +79,7 @@ impl Union {
         let mut names: Vec<_> =
             called.into_iter().map(|(dir, name)| (dir, name.into_vec())).collect();
         if let Some(links) = id.as_tree().and_then(|ino| self.tree.links(ino).ok()) {
-            names.extend(links.map(|(dir, name)| (NodeId::tree(dir), name.to_vec())));
+            names.extend(links.map(|(dir, name)| (self.number_of(dir), name.to_vec())));
         }
         names
     }
@@ -87,7 +87,7 @@ impl Union {
     /// The directory that `id` was last found in.
     fn parent(&self, id: NodeId) -> Result<NodeId, UnionError> {
         Ok(match self.place(id)? {
-            Place::Tree(inode) => NodeId::tree(inode.parent),
+            Place::Tree(inode) => self.number_of(inode.parent),
             Place::Private(node) => NodeId::from_raw(node.parent.load(Ordering::Relaxed)),
         })
     }
@@ -316,11 +316,20 @@ impl Union {
         }
     }
 
+    /// What the kernel calls directory `ino` of the tree.
+    pub(super) fn number_of(&self, ino: TreeIno) -> NodeId {
+        self.table.read().standing.get(&ino).copied().unwrap_or(NodeId::tree(ino))
+    }
+
     /// A tree inode found under a name of the tree: several names may have been copied up
     /// under one of them.
     fn tree_place(&self, ino: TreeIno) -> Result<Place, UnionError> {
         let inode = self.tree.inode(ino)?;
         if inode.nlink > 1 && inode.kind != FileKind::Directory {
+            if self.table.read().outnumbered.contains(&ino) {
+                let copy = self.indexed_node(&inode)?;
+                return copy.map(Place::Private).ok_or(UnionError::NoEntry);
+            }
             let table = self.table.read();
             if let Some(old) = table.superseded.get(&NodeId::tree(ino)) {
                 return Ok(Place::Private(Arc::clone(&old.node)));
@@ -429,7 +438,10 @@ impl Union {
             return Ok(Arc::clone(node));
         }
         let wanted = origin.filter(|_| follows).map_or(NodeId::born(status.ino), NodeId::tree);
-        let taken = table.nodes.contains_key(&wanted) || table.superseded.contains_key(&wanted);
+        let outnumbered = origin.is_some_and(|origin| table.outnumbered.contains(&origin));
+        let taken = outnumbered
+            || table.nodes.contains_key(&wanted)
+            || table.superseded.contains_key(&wanted);
         let id = if taken {
             NodeId::internal(self.next_internal.fetch_add(1, Ordering::Relaxed))
         } else {
@@ -473,6 +485,9 @@ impl Union {
             *node.pinned.lock() = Some(Pinned::nameless(Arc::clone(&fd), &self.nameless));
         }
         table.nodes.insert(id, Arc::clone(&node));
+        if let Some(origin) = origin.filter(|_| outnumbered && kind == FileKind::Directory) {
+            table.standing.insert(origin, id);
+        }
         drop(table);
         self.descriptors.lock().put(node.serial, fd);
         Ok(node)

@@ -3,15 +3,13 @@
 //! Each step is one rename or removal, so a cut leaves some names reverted and the others as
 //! they were; doing it again does the rest. On a mounted root a file comes back as a
 //! metadata-only copy of the template's: another inode than the one that goes, as after a
-//! rename over it, so who has that open keeps what it has.
+//! rename over it, so who has that open keeps what it has. How each comes back: `restore.rs`.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::copy_up::{keeping_times, upper_kind};
 use super::{Node, NodeId, Place, Removed, Union, UnionError};
 use crate::layer::{FileKind, Inode, LayerPath, TreeIno};
 use crate::private::listing::UpperKind;
@@ -36,10 +34,10 @@ struct Merged {
 }
 
 /// A name whose file in the template a whiteout hides.
-struct Hidden {
-    parent: Arc<Node>,
-    name: Vec<u8>,
-    inode: Inode,
+pub(super) struct Hidden {
+    pub(super) parent: Arc<Node>,
+    pub(super) name: Vec<u8>,
+    pub(super) inode: Inode,
 }
 
 impl Union {
@@ -47,8 +45,7 @@ impl Union {
     /// what goes. Calls `told` after each name, also when a later one fails.
     ///
     /// # Errors
-    /// [`UnionError::ReadOnly`]; [`UnionError::Invalid`] for a file that has several names in
-    /// the template; [`UnionError::StillOpen`]; the host's errno.
+    /// [`UnionError::ReadOnly`]; [`UnionError::StillThere`]; the host's errno.
     pub fn revert(
         &self,
         path: &LayerPath,
@@ -56,6 +53,10 @@ impl Union {
         told: &mut dyn FnMut(Reverted),
     ) -> Result<(), UnionError> {
         self.private()?;
+        if !live {
+            // A mounted root knows already whose numbers are taken.
+            self.find_copies()?;
+        }
         let mut hidden = Vec::new();
         let Some((last, parents)) = path.names().split_last() else {
             let Place::Private(node) = self.place(NodeId::ROOT)? else { return Ok(()) };
@@ -118,10 +119,18 @@ impl Union {
             Some((ino, _)) => Some(self.tree.inode(ino)?),
             None => None,
         };
-        if below.is_some_and(|inode| inode.kind != FileKind::Directory && inode.nlink > 1) {
-            return Err(UnionError::Invalid);
-        }
         let Some(upper) = self.directory(parent)?.get(name) else { return Ok(None) };
+        if let Some(inode) = below
+            && inode.kind != FileKind::Directory
+            && inode.nlink > 1
+        {
+            if upper.kind == UpperKind::Directory {
+                let node = self.upper_node(parent, upper, self.found(parent, name))?;
+                self.remove_all(parent, name, &node, told)?;
+            }
+            self.relink(parent, name, &inode, live, told)?;
+            return Ok(None);
+        }
         let mut reverted = Reverted::default();
         if upper.kind != UpperKind::Whiteout {
             let node = self.upper_node(parent, upper, self.found(parent, name))?;
@@ -161,159 +170,13 @@ impl Union {
         live: bool,
         told: &mut dyn FnMut(Reverted),
     ) -> Result<(), UnionError> {
-        for Hidden { parent, name, inode } in hidden {
-            self.revive(&parent, &name, &inode, live)?;
-            let attributes = vec![NodeId::tree(inode.ino)];
-            told(Reverted { names: vec![(parent.id(), name)], attributes, ..Reverted::default() });
+        for hidden in hidden {
+            let mut names = self.revive(&hidden, live)?;
+            let attributes = vec![self.number_of(hidden.inode.ino)];
+            names.push((hidden.parent.id(), hidden.name));
+            told(Reverted { names, attributes, ..Reverted::default() });
         }
         Ok(())
-    }
-
-    /// Replaces a private file by the template's.
-    fn put_back(
-        &self,
-        parent: &Arc<Node>,
-        name: &[u8],
-        inode: &Inode,
-        old: &Arc<Node>,
-        live: bool,
-    ) -> Result<Removed, UnionError> {
-        self.room_for_nameless()?;
-        let private = self.private()?;
-        let parent_fd = self.descriptor(parent)?;
-        let old_fd = self.descriptor(old)?;
-        if live {
-            let staged = private.stage(&self.metadata_copy(inode)?)?;
-            let status = inode::status(staged.fd())?;
-            let mut directory = self.directory(parent)?;
-            if directory.get(name).map(|upper| upper.host_ino) != Some(old.host_ino) {
-                return Err(UnionError::Stale);
-            }
-            let fd = keeping_times(&parent_fd, || {
-                Ok(staged.commit(&parent_fd, name, RenameFlags::empty())?)
-            })?;
-            self.note(parent, &mut directory, name, upper_kind(inode.kind), status.ino)?;
-            self.enter_copy(fd, &status, inode, self.found(parent, name))?;
-        } else {
-            let mut directory = self.directory(parent)?;
-            keeping_times(&parent_fd, || {
-                Ok(rustix::fs::unlinkat(&parent_fd, name, AtFlags::empty())?)
-            })?;
-            directory.remove(name);
-        }
-        self.lost_name(old, old_fd)
-    }
-
-    /// Brings back what a whiteout hides.
-    fn revive(
-        &self,
-        parent: &Arc<Node>,
-        name: &[u8],
-        inode: &Inode,
-        live: bool,
-    ) -> Result<(), UnionError> {
-        if !live {
-            self.drop_whiteout(parent, name)?;
-            return self.unremove(inode);
-        }
-        self.let_go_of_removed(inode)?;
-        let staged = self.private()?.stage(&self.metadata_copy(inode)?)?;
-        let status = inode::status(staged.fd())?;
-        let parent_fd = self.descriptor(parent)?;
-        let mut directory = self.directory(parent)?;
-        if directory.get(name).map(|upper| upper.kind) != Some(UpperKind::Whiteout) {
-            return Err(UnionError::Stale);
-        }
-        let flags = match inode.kind {
-            FileKind::Directory => RenameFlags::EXCHANGE,
-            FileKind::Regular
-            | FileKind::Symlink
-            | FileKind::Fifo
-            | FileKind::Socket
-            | FileKind::CharDevice
-            | FileKind::BlockDevice => RenameFlags::empty(),
-        };
-        let fd = keeping_times(&parent_fd, || Ok(staged.commit(&parent_fd, name, flags)?))?;
-        self.note(parent, &mut directory, name, upper_kind(inode.kind), status.ino)?;
-        self.unremove(inode)?;
-        self.enter_copy(fd, &status, inode, self.found(parent, name))?;
-        Ok(())
-    }
-
-    fn drop_whiteout(&self, parent: &Arc<Node>, name: &[u8]) -> Result<(), UnionError> {
-        let parent_fd = self.descriptor(parent)?;
-        let mut directory = self.directory(parent)?;
-        if directory.get(name).is_some_and(|upper| upper.kind == UpperKind::Whiteout) {
-            keeping_times(&parent_fd, || {
-                Ok(rustix::fs::unlinkat(&parent_fd, name, AtFlags::empty())?)
-            })?;
-            directory.remove(name);
-        }
-        Ok(())
-    }
-
-    /// Forgets that an inode of the tree and those in it were removed.
-    fn unremove(&self, inode: &Inode) -> Result<(), UnionError> {
-        let mut table = self.table.write();
-        let mut back = Vec::new();
-        for removed in &table.removed {
-            if self.is_in(*removed, inode.ino)? {
-                back.push(*removed);
-            }
-        }
-        for ino in back {
-            table.removed.remove(&ino);
-        }
-        Ok(())
-    }
-
-    /// Lets go of removed private inodes whose numbers are those of what comes back; only those
-    /// that nobody has open have no use for them any more.
-    fn let_go_of_removed(&self, inode: &Inode) -> Result<(), UnionError> {
-        if inode.kind != FileKind::Directory {
-            return Ok(());
-        }
-        let mut table = self.table.write();
-        let mut gone = Vec::new();
-        for node in table.nodes.values() {
-            let Some(ino) = node.id().as_tree() else { continue };
-            if self.is_in(ino, inode.ino)? {
-                // In use still, or another name stands for it. Who stands in a removed directory
-                // stands in the one that comes back.
-                let open = node.kind == FileKind::Regular && node.last_status.lock().is_none();
-                if open || !node.is_unlinked() {
-                    let path = self.tree.path(&self.tree.inode(ino)?)?;
-                    return Err(UnionError::StillOpen(path.escape_ascii().to_string()));
-                }
-                gone.push(Arc::clone(node));
-            }
-        }
-        for node in &gone {
-            table.nodes.remove(&node.id());
-        }
-        drop(table);
-        self.departed.lock().retain(|node| !gone.iter().any(|gone| Arc::ptr_eq(gone, node)));
-        Ok(())
-    }
-
-    /// Whether a tree inode is directory `dir` or has a name below it.
-    fn is_in(&self, ino: TreeIno, dir: TreeIno) -> Result<bool, UnionError> {
-        if ino == dir {
-            return Ok(true);
-        }
-        for (parent, _) in self.tree.links(ino)? {
-            let mut at = parent;
-            loop {
-                if at == dir {
-                    return Ok(true);
-                }
-                if at == TreeIno::ROOT {
-                    break;
-                }
-                at = self.tree.inode(at)?.parent;
-            }
-        }
-        Ok(false)
     }
 
     /// Removes a directory that is not the template's, and all in it.

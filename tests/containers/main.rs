@@ -8,6 +8,7 @@
 
 mod changes;
 mod commit;
+mod cuts;
 mod export;
 mod revert;
 mod stage;
