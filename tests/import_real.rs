@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mica::layer::import::{Choice, ImportOptions, Source};
-use support::{Scratch, Snapshot, Succeed, Workshop, assert_same, require_root, snapshot};
+use support::{Scratch, Snapshot, Succeed, Workshop, assert_same, debian, require_root, snapshot};
 
 fn setup(name: &str) -> (Scratch, Workshop) {
     require_root();
@@ -20,24 +20,10 @@ fn setup(name: &str) -> (Scratch, Workshop) {
     (scratch, workshop)
 }
 
-/// A Debian root as an archive, made once and kept with the build.
-fn debian() -> PathBuf {
-    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debian-minbase.tar");
-    if !kept.exists() {
-        let part = kept.with_extension("part.tar");
-        Command::new("mmdebstrap")
-            .args(["--variant=minbase", "--include=python3-minimal", "bookworm"])
-            .arg(&part)
-            .succeed();
-        fs::rename(&part, &kept).expect("rename");
-    }
-    kept
-}
-
 #[test]
 fn a_debian_root_is_what_tar_unpacks() {
     let (scratch, workshop) = setup("debian");
-    let archive = debian();
+    let archive = debian("minbase", "python3-minimal");
     let root = scratch.directory("root");
     Command::new("tar")
         .args(["--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner", "-xpf"])

@@ -2,29 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::shell::{Desk, diff_r, du, find, shell, tops, untar};
-use crate::support::Succeed;
-
-/// A Debian root with these packages as an archive, made once and kept with the build.
-fn debian(name: &str, packages: &str) -> PathBuf {
-    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("debian-{name}.tar"));
-    if !kept.exists() {
-        let part = kept.with_extension("part.tar");
-        Command::new("mmdebstrap")
-            .arg("--variant=minbase")
-            .arg(format!("--include={packages}"))
-            .arg("bookworm")
-            .arg(&part)
-            .succeed();
-        fs::rename(&part, &kept).unwrap();
-    }
-    kept
-}
+use crate::support::{Succeed, debian};
 
 /// Two Debian roots as templates `one` and `two`, and unpacked as `one/` and `two/`.
 fn pair() -> Desk {

@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod command;
+mod debian;
 mod disk;
 mod forge;
 pub(crate) mod library;
@@ -18,6 +19,7 @@ mod snapshot;
 mod workshop;
 
 pub(crate) use command::{Succeed, mica, require_root};
+pub(crate) use debian::debian;
 pub(crate) use disk::{Disk, DiskFormat};
 pub(crate) use forge::Forge;
 pub(crate) use mounted::{MountOptions, Mounted, Store};
