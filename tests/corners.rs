@@ -13,8 +13,11 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mica::fs::{Caller, FileSystem, How, OpenRequest};
+use mica::layer::Layers;
 use mica::layer::Stack;
-use mica::union::{Attributes, Change, NewEntry, NodeId, SetTime};
+use mica::object::ObjectReader;
+use mica::private::PrivateLayer;
+use mica::union::{Attributes, Change, NewEntry, NodeId, SetTime, SharedSet, Union};
 use rustix::fs::{RenameFlags, XattrFlags};
 use support::library::{Root, at, file_system, regular, run, store_with, template};
 use support::{Disk, DiskFormat, LogFlush, Scratch, shut_down};
@@ -447,5 +450,35 @@ fn what_the_host_directory_passes_on_to_its_children_stays_out() {
         let mut names = Vec::with_capacity(256);
         rustix::fs::listxattr(&path, rustix::buffer::spare_capacity(&mut names)).unwrap();
         assert_eq!(String::from_utf8_lossy(&names), "", "{path:?}");
+    }
+}
+
+#[test]
+fn the_names_kept_of_a_shared_file_do_not_grow_with_its_renames() {
+    let scratch = Scratch::new("renames");
+    let stack = template(scratch.path());
+    let tree = Layers::open(scratch.path()).unwrap().tree(&stack).unwrap();
+    let private = PrivateLayer::open(&scratch.path().join("p"), &stack).unwrap();
+    let shared = SharedSet::resolve(&tree, &[]).unwrap();
+    let objects = ObjectReader::open(scratch.path()).unwrap();
+    let union = Union::new(tree, objects, Some(private), shared).unwrap();
+    for (dir, file) in [("etc", "conf"), ("srv", "one")] {
+        let dir = union.lookup(NodeId::ROOT, dir.as_bytes()).unwrap().id;
+        let id = union.lookup(dir, file.as_bytes()).unwrap().id;
+        union.change(id, &Change { mode: Some(0o600), ..Change::default() }).unwrap();
+        let before = union.names(id).len();
+        let mut name = file.as_bytes().to_vec();
+        for turn in 0..500 {
+            let next = format!("{file}-{turn}").into_bytes();
+            union.rename((dir, &name), (dir, &next), RenameFlags::empty(), (0, 0)).unwrap();
+            assert_eq!(union.lookup(dir, &next).unwrap().id, id);
+            // And a second name that comes and goes.
+            union.link(id, dir, b"more").unwrap();
+            union.lookup(dir, b"more").unwrap();
+            union.unlink(dir, b"more").unwrap();
+            name = next;
+        }
+        let after = union.names(id).len();
+        assert!(after <= before + 2, "{file}: {before} names, then {after}");
     }
 }

@@ -6,13 +6,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::FOUND;
 use super::arguments::Diff;
 use super::output::{Output, Paint, count, printable, size};
 use super::patch;
 use crate::inspect::changes::{Change, ChangeKind, Changes, Side};
-use crate::inspect::text::{PathText, time};
+use crate::inspect::text::{PathText, PrivateText, time};
 use crate::inspect::{Container, Content, Kind, Library};
 use crate::layer::{FileKind, LayerPath, Timestamp};
 
@@ -34,13 +36,13 @@ pub(super) fn run(wanted: &Diff, store: &Path, output: &Output) -> Result<ExitCo
         .collect();
     if wanted.json.json {
         let list: Vec<Value> = shown.iter().map(|(path, change)| described(path, change)).collect();
-        output.json(&json!({
-            "root": container.record.as_ref().map(|record| &record.name),
-            "private": container.private,
-            "stack": container.upper.stack().id().to_string(),
-            "changes": list,
-            "totals": totals_json(&shown),
-        }))?;
+        output.json(&Answer {
+            root: container.record.as_ref().map(|record| record.name.as_str()),
+            private: PrivateText::from(container.private.as_os_str().as_bytes()),
+            stack: container.upper.stack().id().to_string(),
+            changes: list,
+            totals: totals_json(&shown),
+        })?;
     } else if wanted.stat {
         totals(&shown, *output)?;
     } else if output.is_quiet() {
@@ -60,7 +62,18 @@ pub(super) fn run(wanted: &Diff, store: &Path, output: &Output) -> Result<ExitCo
             Ok(())
         })?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if shown.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
+}
+
+/// The answer in JSON.
+#[derive(Serialize)]
+struct Answer<'a> {
+    root: Option<&'a str>,
+    #[serde(flatten)]
+    private: PrivateText,
+    stack: String,
+    changes: Vec<Value>,
+    totals: Value,
 }
 
 /// The path as the container knows it.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::arguments::Mount;
@@ -29,7 +29,8 @@ pub(super) fn run(wanted: Mount, store: &Path, output: &Output) -> Result<ExitCo
     if let Some(list) = &wanted.shared_paths {
         options.shared_paths = Some(shared_paths(list)?);
     }
-    let spec = spec(template, mountpoint, options, store)?;
+    let mut spec = spec(template, mountpoint, options, store)?;
+    spec.unheard = output.is_quiet();
     if wanted.foreground {
         log_to(LogWriter);
         serve::serve(&spec, &mut |ready| told(ready, *output))?;
@@ -47,6 +48,12 @@ pub(super) fn spec(
     store: &Path,
 ) -> Result<MountSpec> {
     let absolute = |path: &Path| {
+        if path.to_str().is_none() {
+            bail!(
+                "{} is not UTF-8, as the records of a store are; name another place",
+                super::output::path(path)
+            );
+        }
         std::path::absolute(path).with_context(|| format!("cannot resolve {}", path.display()))
     };
     Ok(MountSpec {
@@ -59,6 +66,7 @@ pub(super) fn spec(
         shared_paths: options.shared_paths,
         fsname: options.fsname,
         generic: options.generic,
+        unheard: false,
     })
 }
 

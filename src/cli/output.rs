@@ -9,6 +9,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::inspect::text::HarmlessJson;
 pub(super) use crate::inspect::text::printable;
 
 /// Where results and remarks go.
@@ -102,21 +103,22 @@ impl Output {
 
     /// Prints a remark about what was done, unless told to be quiet.
     pub(super) fn remark(self, text: impl AsRef<str>) -> Result<()> {
-        if self.quiet { Ok(()) } else { self.line(text) }
+        if self.quiet { Ok(()) } else { self.line(harmless(text.as_ref())) }
     }
 
     /// Prints something the user should know though all went well: to standard error.
     pub(super) fn note(self, text: impl AsRef<str>) {
         if !self.quiet {
             // Without standard error there is nobody to tell.
-            let _told = writeln!(io::stderr().lock(), "mica: note: {}", text.as_ref());
+            let _told = writeln!(io::stderr().lock(), "mica: note: {}", harmless(text.as_ref()));
         }
     }
 
     /// Prints a value as JSON.
     pub(super) fn json(self, value: &impl Serialize) -> Result<()> {
         self.pour(|out| {
-            serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
+            serde_json::to_writer_pretty(HarmlessJson(&mut *out), value)
+                .map_err(io::Error::from)?;
             writeln!(out)?;
             Ok(())
         })

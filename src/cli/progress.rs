@@ -1,4 +1,4 @@
-//! Progress of an import on a terminal; silence everywhere else.
+//! Progress of long work on a terminal; silence everywhere else.
 
 use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -165,12 +165,12 @@ impl WorkProgress {
     }
 }
 
-/// Counts the bytes of an export for a person.
-pub(super) struct ExportProgress {
+/// Counts the bytes that an export or a check has read, for a person.
+pub(super) struct ByteProgress {
     bar: ProgressBar,
 }
 
-impl ExportProgress {
+impl ByteProgress {
     pub(super) fn new(output: Output) -> Self {
         let visible = io::stderr().is_terminal() && !output.is_quiet();
         let bar = if visible { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
@@ -179,7 +179,7 @@ impl ExportProgress {
         Self { bar }
     }
 
-    /// Content of this many bytes was written.
+    /// Content of this many bytes was read.
     pub(super) fn read(&self, bytes: u64) {
         self.bar.inc(bytes);
     }

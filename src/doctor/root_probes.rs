@@ -75,6 +75,7 @@ fn mounted(scratch: &Scratch, program: &Path) -> Result<Ready, String> {
         shared_paths: None,
         fsname: None,
         generic: GenericOptions::default(),
+        unheard: false,
     };
     launch::start(program, &spec).map_err(|error| told(&error))
 }

@@ -6,6 +6,7 @@ use rustix::fs::{RenameFlags, XattrFlags};
 
 use super::{Caller, FileSystem, FsError, Notice};
 use crate::layer::LayerPath;
+use crate::sys::acl;
 use crate::sys::credentials::{Credentials, SYS_ADMIN};
 use crate::union::{
     Attributes, Birth, Change, Listed, NewEntry, NodeId, Removed, Space, UnionError,
@@ -257,7 +258,7 @@ fn check_attribute_name(name: &[u8]) -> Result<(), FsError> {
     match ours.iter().find_map(|namespace| name.strip_prefix(*namespace)) {
         Some(b"") => Err(FsError::AttributeName),
         Some(_) => Ok(()),
-        None if matches!(name, b"system.posix_acl_access" | b"system.posix_acl_default") => Ok(()),
+        None if name == acl::ACCESS || name == acl::DEFAULT => Ok(()),
         None => Err(FsError::Unsupported),
     }
 }

@@ -7,11 +7,11 @@
 
 use super::{Caller, FileSystem, FsError};
 use crate::layer::FileKind;
+use crate::sys::acl;
 use crate::sys::credentials::{Credentials, FOWNER, FSETID};
 use crate::union::{Attributes, Change, NodeId, UnionError};
 
 const CAPABILITY: &[u8] = b"security.capability";
-const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 
 impl FileSystem {
     /// Answers a request to change nothing, which asks for privileges to go.
@@ -99,7 +99,7 @@ impl FileSystem {
         name: &[u8],
         caller: Caller,
     ) -> Result<(), FsError> {
-        if name != ACCESS_ACL {
+        if name != acl::ACCESS {
             return Ok(());
         }
         let attributes = self.union.attributes(id)?;

@@ -27,6 +27,19 @@ pub struct Checked {
     pub findings: Vec<Finding>,
 }
 
+/// Who watches a check.
+pub struct Watch<'a> {
+    /// Ends the check early by saying no.
+    pub proceed: &'a dyn Fn() -> bool,
+    /// Is told of bytes that were hashed.
+    pub hashed: &'a dyn Fn(u64),
+}
+
+impl Watch<'_> {
+    /// Nobody.
+    pub const NOBODY: Self = Self { proceed: &|| true, hashed: &|_| {} };
+}
+
 /// Something wrong with a store.
 #[derive(Debug)]
 pub enum Finding {
@@ -99,16 +112,12 @@ impl fmt::Display for Finding {
 /// Checks every template, every registered root, their layers and trees, and that each
 /// object they name is there; with `rehash` also that it has the content it should have.
 ///
-/// `proceed` is asked between objects and ends the check early by saying no.
+/// `watch` is asked and told between objects.
 ///
 /// # Errors
 /// Only what keeps the check from being made; what it finds is in the answer.
-pub fn check(
-    store: &Store,
-    rehash: bool,
-    proceed: &dyn Fn() -> bool,
-) -> Result<Checked, HostError> {
-    let mut check = Check::begin(store, rehash, proceed)?;
+pub fn check(store: &Store, rehash: bool, watch: &Watch<'_>) -> Result<Checked, HostError> {
+    let mut check = Check::begin(store, rehash, watch)?;
     let mut stacks = check.templates(None)?;
     for record in Roots::open(store)?.list()? {
         check.checked.roots += 1;
@@ -122,16 +131,16 @@ pub fn check(
 }
 
 /// Checks these templates alone (without names: all of them), and that each of their objects has the content it should
-/// have. `proceed` is as for [`check()`].
+/// have. `watch` is as for [`check()`].
 ///
 /// # Errors
 /// As [`check()`].
 pub fn check_templates(
     store: &Store,
     names: Option<&[TemplateName]>,
-    proceed: &dyn Fn() -> bool,
+    watch: &Watch<'_>,
 ) -> Result<Checked, HostError> {
-    let mut check = Check::begin(store, true, proceed)?;
+    let mut check = Check::begin(store, true, watch)?;
     let stacks = check.templates(names)?;
     check.stacks(stacks)
 }
@@ -140,23 +149,19 @@ struct Check<'a> {
     layers: Layers,
     objects: Objects,
     rehash: bool,
-    proceed: &'a dyn Fn() -> bool,
+    watch: &'a Watch<'a>,
     checked: Checked,
     _store: StoreLock,
 }
 
 impl<'a> Check<'a> {
-    fn begin(
-        store: &Store,
-        rehash: bool,
-        proceed: &'a dyn Fn() -> bool,
-    ) -> Result<Self, HostError> {
+    fn begin(store: &Store, rehash: bool, watch: &'a Watch<'a>) -> Result<Self, HostError> {
         let lock = store.share()?;
         Ok(Self {
             layers: Layers::open(store.path())?,
             objects: Objects::open(store.path())?,
             rehash,
-            proceed,
+            watch,
             checked: Checked::default(),
             _store: lock,
         })
@@ -223,12 +228,14 @@ impl<'a> Check<'a> {
                     }
                 };
                 for object in manifest.objects() {
-                    if !(self.proceed)() {
+                    if !(self.watch.proceed)() {
                         return Ok(self.checked);
                     }
                     if seen_objects.insert(object.id) {
                         let checked = &mut self.checked;
+                        let before = checked.hashed_bytes;
                         check_object(&self.objects, object.id, *id, self.rehash, checked)?;
+                        (self.watch.hashed)(checked.hashed_bytes - before);
                     }
                 }
             }

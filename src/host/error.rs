@@ -10,7 +10,6 @@ use super::roots::RootError;
 use super::store::StoreError;
 use crate::control::ControlError;
 use crate::fuse::MountError;
-use crate::layer::checkout::CheckoutError;
 use crate::layer::export::ExportError;
 use crate::layer::import::ImportError;
 use crate::layer::store::LayersError;
@@ -238,9 +237,6 @@ pub enum HostError {
     /// A template cannot be written out.
     #[error(transparent)]
     Export(#[from] ExportError),
-    /// A template cannot be written into a directory.
-    #[error(transparent)]
-    Checkout(#[from] CheckoutError),
     /// Something has the name that an export is to get.
     #[error("{path} exists already; name another place, or pass --replace")]
     ExportExists {

@@ -43,6 +43,10 @@ pub struct ExportReport {
     pub names: u64,
     /// Bytes of regular files, holes included.
     pub bytes: u64,
+    /// Device nodes, of a directory.
+    pub devices: u64,
+    /// Programs in a directory that run with another's rights.
+    pub privileged: u64,
     /// Sockets, which archives cannot hold.
     pub sockets: Vec<LayerPath>,
     /// Of an image: the digest of its manifest.
@@ -72,7 +76,7 @@ pub fn export_stream(
 ///
 /// # Errors
 /// [`HostError::NoTemplate`], [`HostError::ExportExists`], [`HostError::Export`],
-/// [`HostError::Checkout`], [`HostError::System`].
+/// [`HostError::System`].
 pub fn export_to(
     store: &Store,
     template: &str,
@@ -100,7 +104,8 @@ pub fn export_to(
             let tree = source.layers.tree(&source.template.stack)?;
             let done = checkout(&tree, &source.objects, dir.into(), watched.cancel)?;
             let written = Written { members: done.names, bytes: done.bytes, sockets: Vec::new() };
-            Ok(source.report(written))
+            let report = source.report(written);
+            Ok(ExportReport { devices: done.devices, privileged: done.privileged, ..report })
         }),
     }
 }

@@ -37,6 +37,8 @@ pub struct MountSpec {
     pub fsname: Option<String>,
     /// What the kernel does for any mount.
     pub generic: GenericOptions,
+    /// Nobody reads the notes of this mount: what is said once only is kept for the next.
+    pub unheard: bool,
 }
 
 /// A root that is usable.

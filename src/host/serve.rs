@@ -258,6 +258,7 @@ fn register<'a>(
     if let Some(now) = now
         && now != record.stack.id()
         && record.moved_to != Some(now)
+        && !spec.unheard
     {
         notes.push(format!(
             "{} names another stack since root {} was made; the root stays on its own",

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use super::check::{Finding, check};
+use super::check::{Finding, Watch, check};
 use super::collect::{Collected, collect};
 use super::destroy::{destroy, forget};
 use super::roots::NewRoot;
@@ -289,7 +289,7 @@ fn a_check_finds_missing_and_altered_objects_and_damaged_manifests() {
     let scratch = Scratch::new();
     let template = scratch.template("debian:12", &["text", "more"]);
     drop(scratch.root(&template, Some(Path::new("/nowhere/web1"))));
-    let whole = check(&scratch.store, true, &|| true).expect("checked");
+    let whole = check(&scratch.store, true, &Watch::NOBODY).expect("checked");
     assert_eq!((whole.templates, whole.roots, whole.layers, whole.objects), (1, 1, 1, 2));
     assert_eq!(whole.hashed_bytes, 8);
     let kinds = |findings: &[Finding]| findings.iter().map(Finding::is_damage).collect::<Vec<_>>();
@@ -306,12 +306,15 @@ fn a_check_finds_missing_and_altered_objects_and_damaged_manifests() {
     };
     thaw(&object("text"));
     std::fs::write(object("text"), b"TEXT").expect("altered");
-    assert_eq!(kinds(&check(&scratch.store, false, &|| true).expect("checked").findings), [false]);
-    let altered = check(&scratch.store, true, &|| true).expect("checked");
+    assert_eq!(
+        kinds(&check(&scratch.store, false, &Watch::NOBODY).expect("checked").findings),
+        [false]
+    );
+    let altered = check(&scratch.store, true, &Watch::NOBODY).expect("checked");
     assert!(matches!(altered.findings[0], Finding::Altered { .. }), "{altered:?}");
     thaw(&object("more"));
     std::fs::remove_file(object("more")).expect("removed");
-    let missing = check(&scratch.store, false, &|| true).expect("checked");
+    let missing = check(&scratch.store, false, &Watch::NOBODY).expect("checked");
     assert!(matches!(missing.findings[0], Finding::Missing { .. }), "{missing:?}");
 
     let manifest = scratch.store.path().join("layers").join(template.stack.layers()[0].to_string());
@@ -320,7 +323,7 @@ fn a_check_finds_missing_and_altered_objects_and_damaged_manifests() {
     bytes[middle] ^= 1;
     std::fs::remove_file(&manifest).expect("removed");
     std::fs::write(&manifest, bytes).expect("altered");
-    let damaged = check(&scratch.store, false, &|| true).expect("checked");
+    let damaged = check(&scratch.store, false, &Watch::NOBODY).expect("checked");
     assert!(matches!(damaged.findings[0], Finding::Unusable { .. }), "{damaged:?}");
     assert!(damaged.findings[0].to_string().contains("template debian:12"), "{damaged:?}");
 }

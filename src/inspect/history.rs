@@ -61,13 +61,7 @@ impl Library {
     /// # Errors
     /// [`InspectError`] if templates cannot be listed; damage to a layer is in the answer.
     pub fn history(&self, template: &Template) -> Result<History, InspectError> {
-        let templates: Vec<Template> = self
-            .layers()
-            .templates()
-            .list()?
-            .into_iter()
-            .filter_map(|listed| listed.template.ok())
-            .collect();
+        let templates = self.templates()?;
         let ids = template.stack.layers();
         let mut below: Option<View> = None;
         let mut broken = false;

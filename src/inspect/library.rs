@@ -49,6 +49,15 @@ impl Library {
         &self.roots
     }
 
+    /// Every template that can be read. What is wrong with the others is told where templates
+    /// are listed or checked.
+    ///
+    /// # Errors
+    /// [`InspectError`] if templates cannot be listed.
+    pub fn templates(&self) -> Result<Vec<Template>, InspectError> {
+        self.readable_templates(&mut Vec::new())
+    }
+
     /// Every template that can be read; a sentence about each other goes to `damaged`.
     ///
     /// # Errors

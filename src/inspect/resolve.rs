@@ -144,8 +144,7 @@ impl Library {
 
     /// The stacks of all templates and roots, by their digests.
     fn stacks(&self) -> Result<BTreeMap<String, Stack>, InspectError> {
-        let templates = self.layers().templates().list()?.into_iter();
-        let stacks = templates.filter_map(|listed| listed.template.ok()).map(|one| one.stack);
+        let stacks = self.templates()?.into_iter().map(|template| template.stack);
         let roots = self.records()?.into_iter().map(|record| record.stack);
         Ok(stacks.chain(roots).map(|stack| (stack.id().to_string(), stack)).collect())
     }

@@ -222,13 +222,7 @@ impl Library {
     pub fn layer_summaries(&self) -> Result<Vec<LayerSummary>, InspectError> {
         let mut stored = self.layers().layers()?;
         stored.sort_unstable_by_key(|stored| stored.id);
-        let templates: Vec<Template> = self
-            .layers()
-            .templates()
-            .list()?
-            .into_iter()
-            .filter_map(|listed| listed.template.ok())
-            .collect();
+        let templates = self.templates()?;
         // What templates want is shown as missing if it is not there.
         let there: BTreeSet<LayerId> = stored.iter().map(|stored| stored.id).collect();
         let wanted: BTreeSet<LayerId> =

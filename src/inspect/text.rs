@@ -6,6 +6,7 @@
 //! name exactly.
 
 use std::fmt::Write as _;
+use std::io;
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -47,6 +48,41 @@ fn misleads(letter: char) -> bool {
         || matches!(letter,
             '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Writes JSON with escapes in place of what would move the cursor, hide or reorder the text.
+/// JSON has one for every character, so it says the same.
+///
+/// Every piece that is written has to be whole UTF-8, as those of `serde_json` are.
+pub struct HarmlessJson<W>(pub W);
+
+impl<W: io::Write> io::Write for HarmlessJson<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            self.0.write_all(bytes)?;
+            return Ok(bytes.len());
+        };
+        let mut rest = text;
+        while let Some(at) = rest.find(|letter| letter == '\u{7f}' || beyond_ascii(letter)) {
+            let (before, from) = rest.split_at(at);
+            self.0.write_all(before.as_bytes())?;
+            let letter = from.chars().next().unwrap_or_default();
+            for unit in letter.encode_utf16(&mut [0; 2]) {
+                write!(self.0, "\\u{unit:04x}")?;
+            }
+            rest = &from[letter.len_utf8()..];
+        }
+        self.0.write_all(rest.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn beyond_ascii(letter: char) -> bool {
+    !letter.is_ascii() && misleads(letter)
 }
 
 /// Bytes as hexadecimal digits.
@@ -97,8 +133,10 @@ json_bytes! {
     PathText: "path", "path_hex";
     /// A name; `name` and `name_hex`.
     NameText: "name", "name_hex";
-    /// A symlink's target; `target` and `target_hex`.
+    /// A symlink's target, or the place where something was written; `target` and `target_hex`.
     TargetText: "target", "target_hex";
+    /// A private directory; `private` and `private_hex`.
+    PrivateText: "private", "private_hex";
 }
 
 impl PathText {
@@ -164,6 +202,16 @@ mod tests {
         assert_eq!(printable(b"plain \xc3\xa9"), "plain é");
         assert_eq!(printable(b"a\nb\x1b[2J\\\xff\x7f"), r"a\nb\x1b[2J\\\xff\x7f");
         assert_eq!(printable("a\u{202e}b\u{85}".as_bytes()), r"a\u{202e}b\u{85}");
+    }
+
+    #[test]
+    fn json_commands_no_terminal_and_says_the_same() {
+        let text = "a\u{9b}b\u{202e}c\u{e0001}d\u{7f}e\\ é\u{1b}";
+        let mut written = Vec::new();
+        serde_json::to_writer(HarmlessJson(&mut written), text).expect("memory takes it");
+        let json = String::from_utf8(written).expect("text");
+        assert_eq!(json, r#""a\u009bb\u202ec\udb40\udc01d\u007fe\\ é\u001b""#);
+        assert_eq!(serde_json::from_str::<String>(&json).expect("JSON"), text);
     }
 
     #[test]

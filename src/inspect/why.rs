@@ -163,8 +163,7 @@ impl Library {
                 problem: "an origin names no layer",
             })?;
         let below = &stack.layers()[..=index];
-        let listed = self.layers().templates().list()?.into_iter();
-        let templates = listed.filter_map(|listed| listed.template.ok());
+        let templates = self.templates()?.into_iter();
         Ok(Source {
             layer,
             position: index + 1,

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -14,14 +13,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
-    chmodat, chownat, fchmod, fchown, fsetxattr, futimens, linkat, lsetxattr, mkdirat, mknodat,
-    openat, symlinkat, utimensat,
+    chmodat, chownat, fchmod, fchown, fremovexattr, fsetxattr, futimens, linkat, lsetxattr,
+    mkdirat, mknodat, openat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
+use super::export::ExportError;
 use super::trail::{Trail, open_directory};
 use super::{EntryKind, FileKind, FileName, Inode, LayerPath, Manifest, ManifestError, TreeIno};
-use crate::object::{ObjectError, ObjectReader};
+use crate::object::ObjectReader;
+use crate::sys::acl;
 use crate::sys::copy::copy_data;
 
 /// What was written.
@@ -31,38 +32,10 @@ pub struct CheckedOut {
     pub names: u64,
     /// Bytes of regular files, holes included.
     pub bytes: u64,
-}
-
-/// Why a tree cannot be written into a directory.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckoutError {
-    /// The caller stopped it.
-    #[error("the checkout was cancelled")]
-    Cancelled,
-    /// A layer was given, whose whiteouts a directory has no names for.
-    #[error("only a tree can be checked out, not a single layer")]
-    NotATree,
-    /// A system call failed.
-    #[error("cannot {action} {path}")]
-    Io {
-        /// What was tried, as a verb.
-        action: &'static str,
-        /// On which path of the tree.
-        path: LayerPath,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// An object is missing or damaged.
-    #[error("cannot open the content of {path}")]
-    Object {
-        /// The file.
-        path: LayerPath,
-        /// What is wrong.
-        source: ObjectError,
-    },
-    /// The manifest is damaged.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
+    /// Device nodes.
+    pub devices: u64,
+    /// Programs that run with another's rights: set-id bits or capabilities.
+    pub privileged: u64,
 }
 
 /// Writes `tree` into the empty directory `target`, whose metadata becomes that of the root.
@@ -71,17 +44,24 @@ pub enum CheckoutError {
 /// looked at between files.
 ///
 /// # Errors
-/// [`CheckoutError`]; `target` then holds a part of the tree.
+/// [`ExportError`]; `target` then holds a part of the tree.
 pub fn checkout(
     tree: &Manifest,
     objects: &ObjectReader,
     target: OwnedFd,
     cancel: &AtomicBool,
-) -> Result<CheckedOut, CheckoutError> {
+) -> Result<CheckedOut, ExportError> {
     if !tree.is_tree() {
-        return Err(CheckoutError::NotATree);
+        return Err(ExportError::NotATree);
     }
-    let root = target.try_clone().map_err(|source| CheckoutError::Io {
+    // Whatever the directory inherited from where it lies, the template does not say.
+    for name in [acl::ACCESS, acl::DEFAULT] {
+        match fremovexattr(&target, name) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(fail("set an attribute of", &LayerPath::root())(errno)),
+        }
+    }
+    let root = target.try_clone().map_err(|source| ExportError::Make {
         action: "open",
         path: LayerPath::root(),
         source,
@@ -109,12 +89,12 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn write(&mut self, cancel: &AtomicBool) -> Result<(), CheckoutError> {
+    fn write(&mut self, cancel: &AtomicBool) -> Result<(), ExportError> {
         // Directories being written, and the index of the next entry in each.
         let mut open = vec![(self.tree.root()?, 0_u32)];
         while let Some((dir, next)) = open.last_mut() {
             if cancel.load(Ordering::Relaxed) {
-                return Err(CheckoutError::Cancelled);
+                return Err(ExportError::Cancelled);
             }
             let Some(entry) = self.tree.entry(dir, *next)? else {
                 let dir = *dir;
@@ -124,10 +104,10 @@ impl Writer<'_> {
             };
             *next += 1;
             let (EntryKind::Inode(_), Some(ino)) = (entry.kind, entry.ino) else {
-                return Err(CheckoutError::NotATree);
+                return Err(ExportError::NotATree);
             };
             let inode = self.tree.inode(ino)?;
-            let name = FileName::new(entry.name).map_err(|_| CheckoutError::NotATree)?;
+            let name = FileName::new(entry.name).map_err(|_| ExportError::NotATree)?;
             self.done.names += 1;
             if inode.kind == FileKind::Directory {
                 self.enter(name)?;
@@ -139,7 +119,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn enter(&mut self, name: FileName) -> Result<(), CheckoutError> {
+    fn enter(&mut self, name: FileName) -> Result<(), ExportError> {
         let path = self.trail.path_of(&name);
         let dir = self.trail.dir().map_err(fail("find again the directory of", &path))?;
         let text = OsStr::from_bytes(name.as_bytes());
@@ -151,7 +131,7 @@ impl Writer<'_> {
 
     /// Metadata last: writing into a directory changes its time, and its default ACL and set-id
     /// bits would be inherited.
-    fn finish_directory(&mut self, inode: &Inode) -> Result<(), CheckoutError> {
+    fn finish_directory(&mut self, inode: &Inode) -> Result<(), ExportError> {
         let path = self.trail.path();
         let dir = self.trail.dir().map_err(fail("find again", &path))?;
         self.describe_open(inode, dir.as_fd(), &path)?;
@@ -159,7 +139,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn write_file(&mut self, inode: &Inode, name: &FileName) -> Result<(), CheckoutError> {
+    fn write_file(&mut self, inode: &Inode, name: &FileName) -> Result<(), ExportError> {
         let path = self.trail.path_of(name);
         let dir = self.trail.dir().map_err(fail("find again the directory of", &path))?;
         let text = OsStr::from_bytes(name.as_bytes());
@@ -181,9 +161,13 @@ impl Writer<'_> {
             }
             FileKind::Fifo => special(FileType::Fifo, 0)?,
             FileKind::Socket => special(FileType::Socket, 0)?,
-            FileKind::CharDevice => special(FileType::CharacterDevice, inode.rdev)?,
-            FileKind::BlockDevice => special(FileType::BlockDevice, inode.rdev)?,
-            FileKind::Directory => return Err(CheckoutError::NotATree),
+            FileKind::CharDevice | FileKind::BlockDevice => {
+                self.done.devices += 1;
+                let block = inode.kind == FileKind::BlockDevice;
+                let kind = if block { FileType::BlockDevice } else { FileType::CharacterDevice };
+                special(kind, inode.rdev)?;
+            }
+            FileKind::Directory => return Err(ExportError::NotATree),
         }
         self.describe_named(inode, dir.as_fd(), name, &path)
     }
@@ -194,19 +178,23 @@ impl Writer<'_> {
         dir: &OwnedFd,
         name: &OsStr,
         path: &LayerPath,
-    ) -> Result<(), CheckoutError> {
+    ) -> Result<(), ExportError> {
         let id = self.tree.object(inode)?.ok_or(ManifestError::NoInode(inode.ino.get()))?;
         let object = self
             .objects
             .open_object(&id)
-            .map_err(|source| CheckoutError::Object { path: path.clone(), source })?;
+            .map_err(|source| ExportError::Object { path: path.clone(), source })?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =
             openat(dir, name, flags, Mode::from_raw_mode(0o600)).map_err(fail("make", path))?;
         copy_data(object.as_fd(), file.as_fd(), inode.size)
-            .map_err(|source| CheckoutError::Io { action: "write", path: path.clone(), source })?;
+            .map_err(|source| ExportError::Make { action: "write", path: path.clone(), source })?;
         self.done.bytes += inode.size;
+        let set_id = inode.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
+        if set_id || self.tree.xattr(inode, b"security.capability")?.is_some() {
+            self.done.privileged += 1;
+        }
         self.describe_open(inode, file.as_fd(), path)
     }
 
@@ -216,7 +204,7 @@ impl Writer<'_> {
         inode: &Inode,
         file: BorrowedFd<'_>,
         path: &LayerPath,
-    ) -> Result<(), CheckoutError> {
+    ) -> Result<(), ExportError> {
         let (uid, gid) = owner(inode);
         fchown(file, uid, gid).map_err(fail("change the owner of", path))?;
         fchmod(file, Mode::from_raw_mode(inode.mode)).map_err(fail("change the mode of", path))?;
@@ -235,7 +223,7 @@ impl Writer<'_> {
         dir: BorrowedFd<'_>,
         name: &FileName,
         path: &LayerPath,
-    ) -> Result<(), CheckoutError> {
+    ) -> Result<(), ExportError> {
         let text = OsStr::from_bytes(name.as_bytes());
         let (uid, gid) = owner(inode);
         chownat(dir, text, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
@@ -281,7 +269,7 @@ fn times(inode: &Inode) -> Timestamps {
     }
 }
 
-fn fail(action: &'static str, path: &LayerPath) -> impl FnOnce(Errno) -> CheckoutError + use<> {
+fn fail(action: &'static str, path: &LayerPath) -> impl FnOnce(Errno) -> ExportError + use<> {
     let path = path.clone();
-    move |errno| CheckoutError::Io { action, path, source: errno.into() }
+    move |errno| ExportError::Make { action, path, source: errno.into() }
 }

@@ -27,7 +27,7 @@ pub use record::PrivateRecord;
 pub use stage::{NewInode, Staged};
 
 use crate::layer::Stack;
-use crate::sys::{durable, inode};
+use crate::sys::{acl, durable, inode};
 
 /// Names of the parts of a private directory.
 const UPPER: &str = "upper";
@@ -293,8 +293,8 @@ fn make_part(dir: impl AsFd, name: &str) -> Result<(), Errno> {
     }
     let part = inode::open_path(&dir, name.as_bytes())?;
     inode::set_owner(&part, Some(0), Some(0))?;
-    for acl in ["system.posix_acl_access", "system.posix_acl_default"] {
-        match inode::remove_xattr(&part, acl.as_bytes()) {
+    for acl in [acl::ACCESS, acl::DEFAULT] {
+        match inode::remove_xattr(&part, acl) {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
             Err(errno) => return Err(errno),
         }

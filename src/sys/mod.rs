@@ -4,6 +4,7 @@
 //! descriptors. Knows nothing of objects, layers or FUSE, and keeps no state, so nothing
 //! here has to survive a crash. What rustix wraps is called directly.
 
+pub mod acl;
 pub mod cache;
 pub mod copy;
 pub mod credentials;

@@ -1,23 +1,10 @@
 //! POSIX ACL inheritance, which the kernel leaves to a FUSE server.
 //!
-//! Format of the attributes and the algorithm: Linux `posix_acl_xattr.h` and
-//! `posix_acl_create_masq` in fs/posix_acl.c.
+//! The algorithm: `posix_acl_create_masq` in Linux's fs/posix_acl.c.
 
-/// The access ACL of an inode.
-pub(super) const ACCESS: &[u8] = b"system.posix_acl_access";
-/// The ACL that new entries of a directory inherit.
-pub(super) const DEFAULT: &[u8] = b"system.posix_acl_default";
-
-const VERSION: u32 = 2;
-const HEADER_LEN: usize = 4;
-const ENTRY_LEN: usize = 8;
-
-const USER_OBJ: u16 = 0x01;
-const USER: u16 = 0x02;
-const GROUP_OBJ: u16 = 0x04;
-const GROUP: u16 = 0x08;
-const MASK: u16 = 0x10;
-const OTHER: u16 = 0x20;
+use crate::sys::acl::{
+    ENTRY_LEN, GROUP, GROUP_OBJ, HEADER_LEN, MASK, OTHER, USER, USER_OBJ, VERSION,
+};
 
 /// What a new inode inherits from its directory's default ACL.
 #[derive(Debug, PartialEq, Eq)]

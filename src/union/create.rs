@@ -10,6 +10,7 @@ use super::{Attributes, Content, NodeId, Union, UnionError, acl};
 use crate::layer::FileKind;
 use crate::private::listing::UpperKind;
 use crate::private::{NewInode, marks};
+use crate::sys::acl::{ACCESS, DEFAULT};
 use crate::sys::inode;
 
 const SETGID: u32 = libc::S_ISGID;
@@ -175,7 +176,7 @@ pub(super) fn newborn<'a>(
         None
     } else {
         // A host without ACLs has none to inherit.
-        inode::xattr(directory, acl::DEFAULT).unwrap_or(None)
+        inode::xattr(directory, DEFAULT).unwrap_or(None)
     };
     inherit(&mut new, default, birth.umask);
     Ok(new)
@@ -191,10 +192,10 @@ fn inherit(new: &mut NewInode<'_>, default: Option<Vec<u8>>, umask: u32) {
         (Some(inherited), Some(default)) => {
             new.mode = (new.mode & !0o777) | inherited.mode;
             if let Some(access) = inherited.access {
-                new.xattrs.push((acl::ACCESS.to_vec(), access));
+                new.xattrs.push((ACCESS.to_vec(), access));
             }
             if new.kind == FileKind::Directory {
-                new.xattrs.push((acl::DEFAULT.to_vec(), default));
+                new.xattrs.push((DEFAULT.to_vec(), default));
             }
         }
         _ => new.mode &= !(umask & 0o777),

@@ -1,6 +1,8 @@
 //! `mica diff`: every path that differs is named, and nothing else.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -136,7 +138,7 @@ fn the_letters_are_those_that_hands_know() {
         "echo longer than before >etc/conf; chmod 600 etc/owned; rm -r usr/share/doc/a
          mv srv/data srv/moved; ln srv/one srv/more; mkdir new; echo 12345 >new/file",
     );
-    let told = stage.store.mica(["diff", "ct", "/etc", "/usr/share/doc/a", "srv", "new"]).succeed();
+    let told = stage.store.mica(["diff", "ct", "/etc", "/usr/share/doc/a", "srv", "new"]).answer();
     let lines: Vec<&str> = told.lines().collect();
     assert_eq!(
         lines,
@@ -151,7 +153,7 @@ fn the_letters_are_those_that_hands_know() {
             "D /usr/share/doc/a  2 names, 4 B",
         ]
     );
-    let quiet = stage.store.mica(["diff", "-q", "ct", "/new"]).succeed();
+    let quiet = stage.store.mica(["diff", "-q", "ct", "/new"]).answer();
     assert_eq!(quiet, "/new\n/new/file\n");
     let stat = stage.json(["diff", "ct", "--stat"]);
     assert_eq!(stat["totals"]["added"]["new_bytes"], 13);
@@ -167,7 +169,7 @@ fn a_content_diff_is_a_patch_that_makes_the_new_tree_of_the_old() {
         "sed -i '2s/.*/second/; $d' etc/conf; printf 'no newline' >etc/conf.d/b
          mkdir new; seq 100 >new/numbers; rm srv/data/deep/file; printf 'a\\0b' >etc/empty",
     );
-    let patch = stage.store.mica(["diff", "ct", "--content"]).succeed();
+    let patch = stage.store.mica(["diff", "ct", "--content"]).answer();
     assert!(patch.contains("Binary files a/etc/empty and b/etc/empty differ"), "{patch}");
     let old = stage.scratch.directory("old");
     script(&old, "cp -a ../source/. .");
@@ -208,6 +210,81 @@ fn a_live_root_is_walked_while_it_changes() {
         stage.json(["diff", "ct"]);
     }
     assert!(busy.wait().unwrap().success());
-    let told = stage.store.mica(["diff", "-q", "ct"]).succeed();
+    let told = stage.store.mica(["diff", "-q", "ct"]).answer();
     assert_eq!(told, "/\n/churn\n");
+}
+
+#[test]
+fn the_status_says_whether_anything_differs() {
+    let stage = Stage::new("diffstatus");
+    let root = stage.mount("ct");
+    let status = |arguments: &[&str]| {
+        let mut diff = stage.store.mica(["diff", "ct"]);
+        diff.args(arguments).capture().status.code()
+    };
+    assert_eq!(status(&[]), Some(0));
+    script(root.path(), "echo more >>etc/conf");
+    for arguments in [&[][..], &["-q"], &["--stat"], &["--json"], &["--content"], &["/etc"]] {
+        assert_eq!(status(arguments), Some(1), "{arguments:?}");
+    }
+    assert_eq!(status(&["/srv"]), Some(0));
+    assert_eq!(stage.store.mica(["diff", "nobody"]).capture().status.code(), Some(2));
+}
+
+#[test]
+fn a_private_directory_may_be_called_anything() {
+    let stage = Stage::new("diffname");
+    let root = stage.mount("ct");
+    script(root.path(), "echo more >>etc/conf");
+    root.unmount();
+    let odd = stage.scratch.path().join(OsStr::from_bytes(b"odd\xff\x1b[31m"));
+    std::fs::rename(stage.private("ct"), &odd).unwrap();
+    let mica = |verb: &str, more: &[&str]| {
+        let mut command = stage.store.mica([verb]);
+        command.arg(&odd).args(more).capture()
+    };
+    let told = mica("diff", &["--json"]);
+    let told: Value = serde_json::from_slice(&told.stdout).unwrap();
+    let hex: String = odd.as_os_str().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(told["private_hex"], hex.as_str());
+    assert_eq!(told["changes"].as_array().unwrap().len(), 1, "{told:#}");
+    for (verb, more) in [
+        ("why", &["/etc/conf"][..]),
+        ("revert", &["/etc", "--dry-run"]),
+        ("commit", &["odd"]),
+        ("revert", &["/"]),
+        ("revert", &["/nothing"]),
+    ] {
+        for json in [&[][..], &["--json"]] {
+            let ended = mica(verb, &[more, json].concat());
+            let told = [ended.stdout, ended.stderr].concat();
+            let text = String::from_utf8_lossy(&told);
+            assert!(!text.contains("panicked") && !text.contains('\x1b'), "{verb}: {text}");
+        }
+    }
+    // A record of a root is JSON: it cannot say where this is, and nothing is mounted.
+    let mut mount = stage.store.mica(["mount", "base"]);
+    let told = mount.arg(stage.scratch.mountpoint("odd")).arg("--private").arg(&odd).refuse();
+    assert!(told.contains("is not UTF-8") && !told.contains('\x1b'), "{told}");
+}
+
+#[test]
+fn what_a_quiet_mount_would_have_said_is_said_by_the_next() {
+    let stage = Stage::new("quietmount");
+    stage.mount("ct").unmount();
+    let source = stage.scratch.directory("source");
+    script(&source, "echo new >etc/conf");
+    stage.store.mica(["template", "import", "base", "--replace"]).arg(&source).succeed();
+    let at = stage.scratch.mountpoint("ct");
+    let mut mount = |quiet: &[&str]| {
+        let mut mount = stage.store.mica(["mount", "base"]);
+        mount.arg(&at).arg("--private").arg(stage.private("ct")).args(quiet);
+        let told = String::from_utf8_lossy(&mount.capture().stderr).into_owned();
+        stage.store.mica(["umount", "ct"]).succeed();
+        told
+    };
+    assert_eq!(mount(&["-q"]), "");
+    assert!(mount(&[]).contains("names another stack"));
+    // Once is enough.
+    assert_eq!(mount(&[]), "");
 }

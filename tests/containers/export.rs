@@ -271,3 +271,45 @@ fn a_reader_that_had_enough_is_no_news() {
     assert_eq!(output.status.code(), Some(141));
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn nothing_of_the_place_gets_into_a_directory_and_what_is_dangerous_is_told() {
+    let stage = Stage::new("exportplace");
+    let place = stage.scratch.directory("place");
+    // New files here inherit a group and rights that the template knows nothing of.
+    script(&place, "chgrp 5 .; chmod 2775 .; setfacl -m d:u:77:rwx,d:g::rwx .");
+    let target = place.join("out");
+    let mut export = stage.store.mica(["template", "export", "base"]);
+    let done = export.arg(&target).capture();
+    assert!(done.status.success());
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(told.contains("1 device and 1 program with set-id bits or capabilities"), "{told}");
+    assert_same(&comparable(snapshot(&target)), &comparable(stage.shown("base")));
+    let acls = Command::new("getfacl").args(["-R", "-n", "-p"]).arg(&target).succeed();
+    assert!(!acls.contains("user:77"), "{acls}");
+    let mut export = stage.store.mica(["template", "export", "base", "--replace", "--json"]);
+    let told: Value = serde_json::from_str(&export.arg(&target).succeed()).unwrap();
+    assert_eq!((&told["devices"], &told["privileged"]), (&1.into(), &1.into()));
+}
+
+#[test]
+fn a_layout_from_elsewhere_cannot_send_an_image_elsewhere() {
+    let stage = Stage::new("exportlinks");
+    let elsewhere = stage.scratch.directory("elsewhere");
+    fs::write(elsewhere.join("precious"), "precious").unwrap();
+    for (name, hostile) in [
+        ("blobs", "ln -s ../elsewhere blobs"),
+        ("sha256", "mkdir blobs; ln -s ../../elsewhere blobs/sha256"),
+        ("index", "mkdir -p blobs/sha256; ln -s ../elsewhere/precious index.json"),
+    ] {
+        let layout = stage.scratch.directory(name);
+        script(&layout, "echo '{\"imageLayoutVersion\":\"1.0.0\"}' >oci-layout");
+        script(&layout, hostile);
+        let mut export = stage.store.mica(["template", "export", "base"]);
+        let told = export.arg(&layout).refuse();
+        assert!(told.contains("name another place"), "{told}");
+        let there: Vec<_> = fs::read_dir(&elsewhere).unwrap().collect();
+        assert_eq!(there.len(), 1, "{name}: {there:?}");
+        assert_eq!(fs::read(elsewhere.join("precious")).unwrap(), b"precious");
+    }
+}

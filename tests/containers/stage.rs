@@ -67,8 +67,7 @@ impl Stage {
 
     /// `mica` with `arguments`, and its answer in JSON.
     pub(crate) fn json<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Value {
-        let answer = self.store.mica(arguments).arg("--json").succeed();
-        serde_json::from_str(&answer).unwrap()
+        serde_json::from_str(&self.store.mica(arguments).arg("--json").answer()).unwrap()
     }
 }
 

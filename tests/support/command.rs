@@ -22,6 +22,10 @@ pub(crate) trait Succeed {
     /// Runs it and returns its standard output; panics with everything it said if it failed.
     fn succeed(&mut self) -> String;
 
+    /// Runs what looks for differences and returns its standard output; panics unless it ended
+    /// with 0 or 1, which say whether there are any.
+    fn answer(&mut self) -> String;
+
     /// Runs it and returns its standard error; panics if it succeeded or was killed.
     fn refuse(&mut self) -> String;
 
@@ -33,6 +37,13 @@ impl Succeed for Command {
     fn succeed(&mut self) -> String {
         let output = self.capture();
         assert!(output.status.success(), "{}", told(self, &output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn answer(&mut self) -> String {
+        let output = self.capture();
+        let answered = output.status.code().is_some_and(|code| code < 2);
+        assert!(answered, "{}", told(self, &output));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::arguments::Demo;
 use super::output::{Output, count, size};
-use crate::host::check::check;
+use crate::host::check::{Watch, check};
 use crate::host::import::{ImportRequest, import_template};
 use crate::host::launch::{self, MountSpec, Ready};
 use crate::host::options::GenericOptions;
@@ -178,6 +178,7 @@ impl Play<'_> {
             shared_paths: None,
             fsname: None,
             generic: GenericOptions::default(),
+            unheard: false,
         };
         Ok(launch::start(&program, &spec)?)
     }
@@ -224,7 +225,8 @@ impl Play<'_> {
         for root in roots.iter().filter(|root| root.name != CHANGED) {
             compare::same(original, &root.mountpoint, &|| self.proceed())?;
         }
-        let checked = check(store, true, &|| self.proceed().is_ok())?;
+        let checked =
+            check(store, true, &Watch { proceed: &|| self.proceed().is_ok(), hashed: &|_| {} })?;
         self.proceed()?;
         if let Some(finding) = checked.findings.first() {
             bail!("the template changed: {finding}");

@@ -90,9 +90,13 @@ fn demand_terminal(instead: &str) -> Result<()> {
 fn explore(library: Library, strata: Strata) -> Result<()> {
     let mut explorer = Explorer::new(library, strata)?;
     end_on_signal(interrupt_flag()?)?;
-    // From here on a panic gives the terminal back before it is told.
+    on_screen(|terminal| drive(terminal, &mut explorer))
+}
+
+/// Lends the terminal to `show`. A panic there gives it back before it is told.
+fn on_screen(show: impl FnOnce(&mut DefaultTerminal) -> Result<()>) -> Result<()> {
     let mut terminal = ratatui::try_init().inspect_err(|_| ratatui::restore())?;
-    let done = drive(&mut terminal, &mut explorer);
+    let done = show(&mut terminal);
     ratatui::try_restore()?;
     done
 }

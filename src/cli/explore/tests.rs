@@ -99,8 +99,9 @@ fn layer(store: &Path, files: &[(&str, Vec<u8>)], gone: &[&str]) -> crate::layer
     let layers = Layers::open(store).unwrap();
     let staging = Objects::open(store).unwrap().begin().unwrap();
     let mut builder = LayerBuilder::new();
+    let mut puts = std::collections::HashMap::new();
     for (path, bytes) in files {
-        let put = staging.put_bytes(bytes).unwrap();
+        let put = *puts.entry(bytes).or_insert_with(|| staging.put_bytes(bytes).unwrap());
         let (object, size, data_blocks) = (put.id, put.len_bytes, put.data_blocks);
         let content = NewContent::Regular { object, size, data_blocks };
         builder.put(&at(path), NewNode { metadata, xattrs: Vec::new(), content }).unwrap();
@@ -247,4 +248,60 @@ fn any_keys_in_any_order_leave_a_screen() {
         let lines = screen.lines();
         assert!(lines.iter().all(|line| fit::width(line) == 80), "seed {seed}, step {step}");
     }
+}
+
+/// Set for the test that is started again, in a terminal of its own.
+const PANICS: &str = "MICA_TEST_PANICS_ON_SCREEN";
+
+#[test]
+fn a_panic_gives_the_terminal_back_before_it_is_told() {
+    if std::env::var_os(PANICS).is_some() {
+        on_screen(|_| panic!("told on the screen of before")).unwrap();
+    }
+    let name = "cli::explore::tests::a_panic_gives_the_terminal_back_before_it_is_told";
+    let program = std::env::current_exe().unwrap();
+    let command = format!("{} --exact {name} --nocapture; stty -a", program.display());
+    let mut script = std::process::Command::new("script");
+    script.args(["-qc", &command, "/dev/null"]).env(PANICS, "1").stdin(std::process::Stdio::null());
+    let output = script.output().unwrap().stdout;
+    let said = String::from_utf8_lossy(&output).into_owned();
+    let entered = said.find("\x1b[?1049h").expect("the other screen");
+    let told = said.find("told on the screen of before").expect("the panic");
+    let left = said[..told].rfind("\x1b[?1049l").expect("the screen of before");
+    assert!(entered < left, "{said:?}");
+    for mode in ["icanon", "echo", "isig"] {
+        assert!(said[told..].split_whitespace().any(|word| word == mode), "{mode}: {said}");
+    }
+}
+
+#[test]
+fn a_directory_of_a_hundred_thousand_files_answers_each_key_at_once() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    Store::open_or_create(dir.path()).unwrap();
+    let names: Vec<String> = (0..100_000).map(|n| format!("many/file{n:06}")).collect();
+    let mut files: Vec<(&str, Vec<u8>)> =
+        names.iter().map(|name| (name.as_str(), b"x".to_vec())).collect();
+    files.push(("few/file", b"x".to_vec()));
+    let stack = Stack::new(vec![layer(dir.path(), &files, &[])]);
+    let library = Library::open(dir.path()).unwrap();
+    let strata = Strata::of_stack(&library, "template many".into(), &stack).unwrap();
+    let explorer = Explorer::new(library, strata).unwrap();
+    let terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+    let mut screen = Screen { explorer, terminal, _dir: dir };
+    let time = |screen: &mut Screen, keys: &str| {
+        let began = std::time::Instant::now();
+        screen.keys(keys).lines();
+        began.elapsed()
+    };
+    screen.keys("⇥");
+    // What costs the size of the tree: unfolding, searching, the other end.
+    for keys in ["↓→", "G", "g", "/file099999⏎"] {
+        let took = time(&mut screen, keys);
+        assert!(took.as_secs() < 5, "{keys}: {took:?}");
+    }
+    assert!(screen.shows("file099999"), "{}", screen.lines().join("\n"));
+    // What does not.
+    let steps = "↑↓".repeat(50);
+    let took = time(&mut screen, &steps);
+    assert!(took.as_secs() < 5, "a hundred steps: {took:?}");
 }

@@ -9,13 +9,21 @@ use serde_json::json;
 
 use crate::cli::arguments::Json;
 use crate::cli::output::{Output, complain, count, size};
-use crate::host::check::{Finding, check};
+use crate::cli::progress::ByteProgress;
+use crate::host::check::{Finding, Watch, check};
 use crate::host::{Access, Store, interrupt_flag};
 
 pub(super) fn run(rehash: bool, json: Json, store: &Path, output: Output) -> Result<ExitCode> {
     let store = Store::open(store, Access::Write)?;
     let interrupted = interrupt_flag()?;
-    let checked = check(&store, rehash, &|| !interrupted.load(Ordering::Relaxed))?;
+    let progress = ByteProgress::new(output);
+    let watch = Watch {
+        proceed: &|| !interrupted.load(Ordering::Relaxed),
+        hashed: &|bytes| progress.read(bytes),
+    };
+    let checked = check(&store, rehash, &watch);
+    progress.finish();
+    let checked = checked?;
     if interrupted.load(Ordering::Relaxed) {
         bail!("the check was interrupted; what it had found until then is not the whole story");
     }

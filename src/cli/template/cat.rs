@@ -2,14 +2,17 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::Serialize;
 
 use super::{layer_path, view};
 use crate::cli::arguments::Cat;
-use crate::cli::output::Output;
+use crate::cli::output::{Output, printable, size};
 use crate::inspect::text::hex;
 use crate::inspect::{Described, InspectError, Library, View};
+
+/// The longest content that is put into JSON, which is made in memory.
+const MOST_BYTES: u64 = 64 << 20;
 
 /// A file with its content.
 #[derive(Debug, Serialize)]
@@ -43,6 +46,14 @@ pub(super) fn run(wanted: &Cat, store: &Path, output: Output) -> Result<()> {
 
 fn printed(library: &Library, view: &View, path: &crate::layer::LayerPath) -> Result<Printed> {
     let (path, node) = view.follow(path)?;
+    if node.size > MOST_BYTES {
+        bail!(
+            "/{} has {}, too many for an answer in JSON; leave --json out, or ask `template files` \
+             for what is known of it",
+            printable(&path.to_bytes()),
+            size(node.size)
+        );
+    }
     let mut bytes = Vec::new();
     view.read(library.objects(), &path, &node, |piece| {
         bytes.extend_from_slice(piece);

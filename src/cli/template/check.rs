@@ -11,8 +11,8 @@ use super::open;
 use crate::cli::FOUND;
 use crate::cli::arguments::TemplateCheck;
 use crate::cli::output::{Output, complain, count, size};
-use crate::cli::progress::ImportProgress;
-use crate::host::check::{Checked, check_templates};
+use crate::cli::progress::{ByteProgress, ImportProgress};
+use crate::host::check::{Checked, Watch, check_templates};
 use crate::host::mend::{Mended, mend};
 use crate::host::{Access, Store, interrupt_flag, templates};
 use crate::layer::{Layers, TemplateName};
@@ -50,7 +50,7 @@ pub(super) fn run(wanted: &TemplateCheck, store: &Path, output: Output) -> Resul
     let names = named.then(|| templates::matching(&layers, &wanted.templates)).transpose()?;
     let names = names.as_deref();
     let interrupted = interrupt_flag()?;
-    let mut checked = check(&store, names, interrupted)?;
+    let mut checked = check(&store, names, interrupted, output)?;
     let mut fixed = None;
     if let Some(source) = &wanted.fix {
         let mut total = Mended::default();
@@ -67,7 +67,7 @@ pub(super) fn run(wanted: &TemplateCheck, store: &Path, output: Output) -> Resul
             if wanted.dry_run || mended == Mended::default() {
                 break;
             }
-            checked = check(&store, names, interrupted)?;
+            checked = check(&store, names, interrupted, output)?;
         }
         fixed = Some(total);
     }
@@ -79,8 +79,16 @@ fn check(
     store: &Store,
     names: Option<&[TemplateName]>,
     interrupted: &AtomicBool,
+    output: Output,
 ) -> Result<Checked> {
-    let checked = check_templates(store, names, &|| !interrupted.load(Ordering::Relaxed))?;
+    let progress = ByteProgress::new(output);
+    let watch = Watch {
+        proceed: &|| !interrupted.load(Ordering::Relaxed),
+        hashed: &|bytes| progress.read(bytes),
+    };
+    let checked = check_templates(store, names, &watch);
+    progress.finish();
+    let checked = checked?;
     if interrupted.load(Ordering::Relaxed) {
         bail!("the check was interrupted; what it had found until then is not the whole story");
     }

@@ -6,14 +6,14 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::cli::arguments::{Compress, Export, ExportFormat};
 use crate::cli::output::{Output, count, path, size};
-use crate::cli::progress::ExportProgress;
+use crate::cli::progress::ByteProgress;
 use crate::host::export::{ExportReport, Form, export_stream, export_to};
 use crate::host::{Access, Store, interrupt_flag};
-use crate::inspect::text::PathText;
+use crate::inspect::text::{PathText, TargetText};
 use crate::layer::export::{Compression, Watched};
 
 /// Where a template goes.
@@ -26,7 +26,7 @@ struct Target {
 pub(super) fn run(wanted: &Export, store: &Path, output: Output) -> Result<()> {
     let target = target(wanted)?;
     let store = Store::open(store, Access::Read)?;
-    let progress = ExportProgress::new(output);
+    let progress = ByteProgress::new(output);
     let read = |bytes| progress.read(bytes);
     let watched = Watched { cancel: interrupt_flag()?, read: &read };
     let template = &wanted.template;
@@ -51,22 +51,47 @@ pub(super) fn run(wanted: &Export, store: &Path, output: Output) -> Result<()> {
             count(u64::try_from(report.sockets.len()).unwrap_or(u64::MAX), "socket")
         ));
     }
+    if report.devices + report.privileged > 0 {
+        output.note(format!(
+            "{} and {} with set-id bits or capabilities are there as the template has them: keep \
+             the directory where only root can enter",
+            count(report.devices, "device"),
+            count(report.privileged, "program"),
+        ));
+    }
     let Some(place) = target.path else { return Ok(()) };
     tell(wanted, &report, &place, output)
+}
+
+/// The answer in JSON.
+#[derive(Serialize)]
+struct Answer<'a> {
+    template: &'a str,
+    #[serde(flatten)]
+    target: TargetText,
+    names: u64,
+    bytes: u64,
+    devices: u64,
+    privileged: u64,
+    sockets: Vec<PathText>,
+    manifest: Option<&'a str>,
+    diff_ids: &'a [String],
 }
 
 fn tell(wanted: &Export, report: &ExportReport, place: &Path, output: Output) -> Result<()> {
     if wanted.json.json {
         let text = |path: &crate::layer::LayerPath| PathText::absolute(&path.to_bytes());
-        return output.json(&json!({
-            "template": report.template,
-            "target": place,
-            "names": report.names,
-            "bytes": report.bytes,
-            "sockets": report.sockets.iter().map(text).collect::<Vec<_>>(),
-            "manifest": report.manifest,
-            "diff_ids": report.diff_ids,
-        }));
+        return output.json(&Answer {
+            template: &report.template,
+            target: TargetText::from(place.as_os_str().as_bytes()),
+            names: report.names,
+            bytes: report.bytes,
+            devices: report.devices,
+            privileged: report.privileged,
+            sockets: report.sockets.iter().map(text).collect(),
+            manifest: report.manifest.as_deref(),
+            diff_ids: &report.diff_ids,
+        });
     }
     let image = report.manifest.as_ref().map(|digest| format!(", manifest {digest}"));
     output.remark(format!(

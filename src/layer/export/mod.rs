@@ -24,7 +24,7 @@ pub use compress::Compression;
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// The caller stopped it.
-    #[error("the export was cancelled")]
+    #[error("the export was cancelled; nothing has its name")]
     Cancelled,
     /// The archive, or a file of the layout, cannot be written.
     #[error("cannot write {what}")]
@@ -32,6 +32,16 @@ pub enum ExportError {
         /// Which one.
         what: String,
         /// Why not.
+        source: io::Error,
+    },
+    /// Something of a directory cannot be made.
+    #[error("cannot {action} {path}")]
+    Make {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which path of the tree.
+        path: LayerPath,
+        /// Why it failed.
         source: io::Error,
     },
     /// Content cannot be read.

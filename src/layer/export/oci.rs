@@ -140,17 +140,26 @@ impl Layout {
                     let reason = "it is not empty and has no oci-layout".to_owned();
                     return Err(ExportError::Layout { path: dir.to_owned(), reason });
                 }
-                layout.make(&dir.join(BLOBS))?;
+                fs::create_dir_all(dir).map_err(layout.failed(dir))?;
                 layout.put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
             }
             Err(source) => return Err(layout.failed(&marker)(source)),
         }
-        layout.make(&dir.join(BLOBS))?;
+        // A layout that came from elsewhere must not send what is written here elsewhere.
+        for part in ["blobs", BLOBS] {
+            let path = dir.join(part);
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(layout.failed(&path)(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+            if !path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+                let reason = "it is no directory of its own".to_owned();
+                return Err(ExportError::Layout { path, reason });
+            }
+        }
         Ok(layout)
-    }
-
-    fn make(&self, path: &Path) -> Result<(), ExportError> {
-        fs::create_dir_all(path).map_err(self.failed(path))
     }
 
     /// Writes one layer; returns its blob, its uncompressed digest and what is in it.
@@ -164,7 +173,7 @@ impl Layout {
         let staged = self.dir.join(BLOBS).join(format!(".layer-{}.partial", std::process::id()));
         let failed = || self.failed(&staged);
         let write = || {
-            let file = File::create(&staged).map_err(failed())?;
+            let file = fresh(&staged).map_err(failed())?;
             let blob = Hashed::new(BufWriter::with_capacity(256 * 1024, file));
             let compressor = Compressor::new(blob, compression).map_err(failed())?;
             let mut plain = Hashed::new(compressor);
@@ -234,7 +243,7 @@ impl Layout {
         let path = self.dir.join(name);
         let staged = path.with_extension(format!("{}.partial", std::process::id()));
         let write = || {
-            let mut file = File::create(&staged)?;
+            let mut file = fresh(&staged)?;
             file.write_all(bytes)?;
             file.sync_all()?;
             fs::rename(&staged, &path)?;
@@ -292,6 +301,14 @@ impl Layout {
     fn spec(&self, error: impl std::error::Error + Send + Sync + 'static) -> ExportError {
         let what = self.dir.display().to_string();
         ExportError::Write { what, source: io::Error::other(error) }
+    }
+}
+
+/// A new file; what is left there of an export that was killed goes, and no link is followed.
+fn fresh(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => File::create_new(path),
     }
 }
 

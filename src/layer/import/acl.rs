@@ -1,27 +1,12 @@
 //! POSIX ACLs as text, the form that star, GNU tar and libarchive put into PAX records.
 //!
-//! The kernel keeps an ACL as an extended attribute (`system.posix_acl_access`,
-//! `system.posix_acl_default`): a version word, then one record of tag, permissions and
-//! identifier for each entry, sorted by tag and identifier (linux/posix_acl_xattr.h).
+//! What becomes of them is the kernel's form (`sys/acl.rs`), its entries sorted by tag and
+//! identifier.
 
 use std::collections::HashMap;
 
 use super::metadata::printable;
-
-/// Name of the attribute that holds the ACL of a file.
-pub(crate) const ACCESS: &[u8] = b"system.posix_acl_access";
-/// Name of the attribute that holds the ACL new files in a directory get.
-pub(crate) const DEFAULT: &[u8] = b"system.posix_acl_default";
-
-const VERSION: u32 = 2;
-const UNDEFINED_ID: u32 = u32::MAX;
-
-const USER_OBJ: u16 = 0x01;
-const USER: u16 = 0x02;
-const GROUP_OBJ: u16 = 0x04;
-const GROUP: u16 = 0x08;
-const MASK: u16 = 0x10;
-const OTHER: u16 = 0x20;
+use crate::sys::acl::{GROUP, GROUP_OBJ, MASK, OTHER, UNDEFINED_ID, USER, USER_OBJ, VERSION};
 
 /// An ACL text that cannot be turned into the kernel's form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,9 +5,10 @@ use tar::Header;
 use super::TarFault;
 use super::numeric::numeric;
 use super::pax::PaxFields;
-use crate::layer::import::acl::{self, Accounts, Acl};
+use crate::layer::import::acl::{Accounts, Acl};
 use crate::layer::import::metadata::{self, Xattrs};
 use crate::layer::{Metadata, Timestamp};
+use crate::sys::acl::{ACCESS, DEFAULT};
 
 /// What a member is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,9 +125,9 @@ pub(super) fn xattrs_of(
     for (name, value) in &pax.libarchive_xattrs {
         add(name, value.clone());
     }
-    for (attribute, text) in [(acl::ACCESS, &pax.acl_access), (acl::DEFAULT, &pax.acl_default)] {
+    for (attribute, text) in [(ACCESS, &pax.acl_access), (DEFAULT, &pax.acl_default)] {
         let Some(text) = text else { continue };
-        if attribute == acl::DEFAULT && *kind != MemberKind::Directory {
+        if attribute == DEFAULT && *kind != MemberKind::Directory {
             continue;
         }
         let acl = Acl::parse(text)?;
