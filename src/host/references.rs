@@ -47,6 +47,18 @@ impl References {
         Ok(references)
     }
 
+    /// Everything that counts now, beside collections and deletions that go on.
+    pub(super) fn now(store: &Store, layers: &Layers) -> Result<Self, HostError> {
+        let mut references = Self::of(layers, &Self::stacks(store, layers)?)?;
+        if !references.unreadable.is_empty() {
+            // Their template may have been deleted, and they collected, in between.
+            let stacks = Self::stacks(store, layers)?;
+            let counts = |id: &LayerId| stacks.iter().any(|stack| stack.layers().contains(id));
+            references.unreadable.retain(|(id, _)| counts(id));
+        }
+        Ok(references)
+    }
+
     /// These, if they are all there are.
     ///
     /// # Errors

@@ -328,7 +328,48 @@ fn a_check_finds_missing_and_altered_objects_and_damaged_manifests() {
     assert!(damaged.findings[0].to_string().contains("template debian:12"), "{damaged:?}");
 }
 
-const CRASH_STORE: &str = "MICA_TEST_SCRUB_STORE";
+const CRASH_STORE: &str = "MICA_TEST_CRASH_HOST_STORE";
+const COLLECTED_STORE: &str = "MICA_TEST_CRASH_COLLECT_STORE";
+
+/// Runs a test of this file as a process that kills itself at `point`.
+fn killed(test: &str, variable: &str, scratch: &Scratch, point: &str) {
+    let status = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", &format!("host::tests::{test}")])
+        .env(variable, scratch.store.path())
+        .env("MICA_TEST_CRASH_POINT", point)
+        .output()
+        .expect("it runs")
+        .status;
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{point}");
+}
+
+/// Not a test by itself: what the child of the crash test does.
+#[test]
+fn collect_crash_child() {
+    let Ok(path) = std::env::var(COLLECTED_STORE) else { return };
+    let store = Store::open(Path::new(&path), super::Access::Write).expect("opened");
+    collect(&store, false, &|_| true).expect("collected");
+}
+
+#[test]
+fn killed_at_any_step_a_collection_keeps_the_living_and_the_next_one_completes_it() {
+    for point in ["layer removed", "tree removed", "unlocked for removal", "object removed"] {
+        let scratch = Scratch::new();
+        scratch.template("one:1", &["kept", "also kept"]);
+        scratch.template("two:1", &["kept", "gone", "gone too"]);
+        let untouched = collect(&scratch.store, true, &|_| true).expect("counted");
+        assert_eq!((untouched.objects, untouched.kept), (0, 4));
+        scratch.delete(&["two:1"], false).expect("unused");
+        killed("collect_crash_child", COLLECTED_STORE, &scratch, point);
+        let checked = check(&scratch.store, true, &|| true).expect("checked");
+        assert!(checked.findings.is_empty(), "{point}: {:?}", checked.findings);
+        let rest = scratch.collect();
+        assert_eq!(rest.kept, 2, "{point}");
+        assert!(!scratch.has("gone") && !scratch.has("gone too"), "{point}");
+        assert_eq!((rest.layers == 0, rest.trees <= 1), (true, true), "{point}: {rest:?}");
+        assert_eq!(scratch.layers.layers().expect("listed").len(), 1, "{point}");
+    }
+}
 
 /// Not a test by itself: what the child of the crash test does.
 #[test]
@@ -361,14 +402,7 @@ fn killed_at_any_step_a_scrub_loses_nothing_and_the_next_one_completes_it() {
         for text in ["text 7", "text 8"] {
             scratch.damage(text);
         }
-        let status = std::process::Command::new(std::env::current_exe().expect("this program"))
-            .args(["--exact", "host::tests::scrub_crash_child"])
-            .env(CRASH_STORE, scratch.store.path())
-            .env("MICA_TEST_CRASH_POINT", point)
-            .output()
-            .expect("it runs")
-            .status;
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{point}");
+        killed("scrub_crash_child", CRASH_STORE, &scratch, point);
 
         let done = scrub(&scratch.store, ScrubOptions::default(), &|_| true).expect("scrubbed");
         let lost: Vec<_> = done.found.iter().filter(|found| found.is_lost()).collect();

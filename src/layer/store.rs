@@ -23,6 +23,7 @@ use super::merge::{MergeError, merge};
 use super::stack::{LayerId, Stack, StackId};
 use super::template::TemplateName;
 use super::templates::Templates;
+use crate::object::crash_point;
 use crate::sys::durable::{self, Existing};
 
 /// Layers, merged trees and templates of a store.
@@ -304,6 +305,7 @@ impl Layers {
             if !dry_run {
                 unlink_if_there(self.layers.as_fd(), &stored.id.to_string())
                     .map_err(LayersError::io("remove", self.layer_path(&stored.id)))?;
+                crash_point("layer removed");
             }
             swept.push(stored);
         }
@@ -409,6 +411,7 @@ impl Layers {
             for stored in &swept {
                 unlink_if_there(self.trees.as_fd(), &stored.id.to_string())
                     .map_err(LayersError::io("remove", &path))?;
+                crash_point("tree removed");
             }
             // Writers hold the lock: what is staged now belongs to nobody.
             remove_staged(self.trees.as_fd()).map_err(LayersError::io("clean", &path))?;

@@ -146,6 +146,7 @@ impl<'a> Pass<'a> {
                 crash_point("unlocked for removal");
                 unlinkat(&shared.objects, id.path(), AtFlags::empty())
                     .map_err(ObjectError::sys("remove", shared.object_path(id)))?;
+                crash_point("object removed");
             }
             self.swept.objects += 1;
             self.swept.bytes += found.allocated_bytes;

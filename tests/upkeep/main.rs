@@ -8,6 +8,7 @@
 mod support;
 
 mod scrub;
+mod together;
 
 use std::fs;
 use std::path::{Path, PathBuf};

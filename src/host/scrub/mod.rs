@@ -133,6 +133,7 @@ struct Scrub<'a> {
     dry_run: bool,
     objects: Objects,
     references: References,
+    layers: Layers,
     state: State,
     notebook: Notebook,
     pace: Pace<'a>,
@@ -156,7 +157,7 @@ impl<'a> Scrub<'a> {
             Err(errno) => return Err(HostError::system("lock", store.path())(errno)),
         }
         let layers = Layers::open(store.path())?;
-        let references = References::of(&layers, &References::stacks(store, &layers)?)?;
+        let references = References::now(store, &layers)?;
         let notebook = Notebook::open(store.path())?;
         let state = match notebook.read()? {
             Some(state) if !options.restart && !options.dry_run => state,
@@ -177,6 +178,7 @@ impl<'a> Scrub<'a> {
             store,
             dry_run: options.dry_run,
             references,
+            layers,
             objects,
             state,
             notebook,
@@ -246,12 +248,28 @@ impl<'a> Scrub<'a> {
     }
 
     fn found(&mut self, object: ObjectId, damage: Option<Damage>) {
-        let needed = self.references.len_bytes(&object).is_some();
-        self.done.found.push(Found { object, damage, needed, repaired_from: None });
+        self.done.found.push(Found { object, damage, needed: true, repaired_from: None });
+    }
+
+    /// Judges what was found by what is referred to now: a template that was deleted meanwhile
+    /// misses nothing.
+    fn see_what_is_needed(&mut self) -> Result<(), HostError> {
+        if self.done.found.is_empty() {
+            return Ok(());
+        }
+        self.references = References::now(self.store, &self.layers)?;
+        let references = &self.references;
+        for found in &mut self.done.found {
+            found.needed = references.len_bytes(&found.object).is_some();
+        }
+        self.done.found.retain(|found| found.needed || found.damage.is_some());
+        self.done.found.sort_by_key(|found| found.object);
+        Ok(())
     }
 
     fn interrupted(mut self) -> Result<Scrubbed, HostError> {
         self.done.ended_early = true;
+        self.see_what_is_needed()?;
         if !self.dry_run {
             self.note();
         }
@@ -259,7 +277,9 @@ impl<'a> Scrub<'a> {
     }
 
     fn finish(mut self) -> Result<Scrubbed, HostError> {
-        if !self.dry_run {
+        if self.dry_run {
+            self.see_what_is_needed()?;
+        } else {
             // Also what an earlier, interrupted scrub has set aside.
             for id in self.objects.quarantined()? {
                 let known = self.done.found.iter().any(|found| found.object == id);
@@ -267,7 +287,7 @@ impl<'a> Scrub<'a> {
                     self.found(id, None);
                 }
             }
-            self.done.found.sort_by_key(|found| found.object);
+            self.see_what_is_needed()?;
             let wanted = self.done.found.iter().filter(|found| found.needed);
             let wanted = wanted
                 .filter_map(|found| Some((found.object, self.references.len_bytes(&found.object)?)))
