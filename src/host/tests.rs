@@ -361,7 +361,7 @@ fn killed_at_any_step_a_collection_keeps_the_living_and_the_next_one_completes_i
         assert_eq!((untouched.objects, untouched.kept), (0, 4));
         scratch.delete(&["two:1"], false).expect("unused");
         killed("collect_crash_child", COLLECTED_STORE, &scratch, point);
-        let checked = check(&scratch.store, true, &|| true).expect("checked");
+        let checked = check(&scratch.store, true, &Watch::NOBODY).expect("checked");
         assert!(checked.findings.is_empty(), "{point}: {:?}", checked.findings);
         let rest = scratch.collect();
         assert_eq!(rest.kept, 2, "{point}");
