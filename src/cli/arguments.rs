@@ -121,6 +121,14 @@ pub(super) enum TemplateVerb {
     Explore(TemplateExplore),
     /// Check that everything of a template is there and hashes right
     Check(TemplateCheck),
+    /// Read templates into memory ahead of their containers; the pages count as this command's
+    Warm {
+        /// Templates, or patterns like 'debian:*'
+        #[arg(required = true, value_name = "TEMPLATE")]
+        templates: Vec<String>,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Write a template out: a directory, a tar archive, an OCI image layout
     Export(Export),
     /// Delete templates; what only they referred to goes with the next `store gc`

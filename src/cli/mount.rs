@@ -65,6 +65,7 @@ pub(super) fn spec(
         passthrough: !options.no_passthrough,
         shared_paths: options.shared_paths,
         fsname: options.fsname,
+        disk_bytes: options.disk_bytes,
         generic: options.generic,
         unheard: false,
     })

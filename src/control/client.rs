@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Answer, ControlError, LINE_LIMIT_BYTES, Request, Status, short_name};
+use crate::fs::DiskUse;
 use crate::telemetry::Snapshot;
 
 /// How long an answer may take; unmounting waits for data to reach the disk.
@@ -105,6 +106,28 @@ impl Client {
         Ok(names)
     }
 
+    /// Asks [`Request::Disk`].
+    ///
+    /// # Errors
+    /// As [`Client::stop`].
+    pub fn disk_use(&mut self) -> Result<DiskUse, ControlError> {
+        self.ask_disk(&Request::Disk)
+    }
+
+    /// Orders [`Request::LimitDisk`]; it is in force on return.
+    ///
+    /// # Errors
+    /// As [`Client::stop`].
+    pub fn limit_disk(&mut self, bytes: Option<u64>) -> Result<DiskUse, ControlError> {
+        self.ask_disk(&Request::LimitDisk { bytes })
+    }
+
+    fn ask_disk(&mut self, request: &Request) -> Result<DiskUse, ControlError> {
+        let answer = self.call(request)?;
+        let Answer::Disk(told) = answer else { return Err(unexpected(answer)) };
+        Ok(told)
+    }
+
     /// Orders [`Request::Stop`]; on return the process is ending, or already gone: once it
     /// has unmounted, nothing makes it wait for its answer to be read.
     ///
@@ -155,6 +178,7 @@ fn unexpected(answer: Answer) -> ControlError {
         | Answer::Frozen
         | Answer::Reverted { .. }
         | Answer::Thawed
+        | Answer::Disk(_)
         | Answer::Stopping => {
             ControlError::Protocol(serde_json::Error::custom("an answer to another request"))
         }
@@ -213,6 +237,15 @@ mod tests {
             if path == b"a/\xff" { Ok(3) } else { Err("not there".to_owned()) }
         }
 
+        fn disk_use(&self) -> Result<DiskUse, String> {
+            Ok(DiskUse { limit_bytes: Some(9), used_bytes: 4, unheld_files: 1 })
+        }
+
+        fn limit_disk(&self, bytes: Option<u64>) -> Result<DiskUse, String> {
+            let limit_bytes = Some(bytes.ok_or("it cannot be counted")?);
+            Ok(DiskUse { limit_bytes, used_bytes: 4, unheld_files: 0 })
+        }
+
         fn stop(&self, detach: bool) -> Result<(), String> {
             if !detach {
                 return Err("busy: a shell stands in it".to_owned());
@@ -236,6 +269,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a scratch directory");
         let (path, service, _server) = served(dir.path());
         let mut client = Client::connect(&path).expect("the server listens");
+        assert_eq!(client.disk_use().unwrap().limit_bytes, Some(9));
+        assert_eq!(client.limit_disk(Some(7)).unwrap().limit_bytes, Some(7));
+        let refused = client.limit_disk(None).unwrap_err();
+        assert_eq!(refused.to_string(), "it cannot be counted");
         assert_eq!(
             client.peer().expect("local").as_raw_nonzero().get().unsigned_abs(),
             std::process::id()

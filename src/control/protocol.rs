@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fs::DiskUse;
 use crate::telemetry::Snapshot;
 
 /// One question or order to a mount process.
@@ -26,6 +27,13 @@ pub enum Request {
     Revert {
         /// The path relative to the root, in hexadecimal digits: it may hold any bytes.
         path_hex: String,
+    },
+    /// What the private files take on the disk, and may take.
+    Disk,
+    /// Limit what they may take, from now on.
+    LimitDisk {
+        /// The most, in bytes; none takes the limit off.
+        bytes: Option<u64>,
     },
     /// Unmount and end.
     Stop {
@@ -53,6 +61,8 @@ pub enum Answer {
         /// Names that stand for something else now.
         names: u64,
     },
+    /// To [`Request::Disk`] and [`Request::LimitDisk`].
+    Disk(DiskUse),
     /// To [`Request::Stop`]: unmounted, the process is ending.
     Stopping,
     /// The request was understood and not done.

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{Answer, ControlError, LINE_LIMIT_BYTES, Request, Status, short_name};
+use crate::fs::DiskUse;
 use crate::telemetry::Snapshot;
 
 /// Connections served at once; one more is closed unanswered.
@@ -41,6 +42,18 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     /// A sentence that says why not, or not all.
     fn revert(&self, path: &[u8]) -> Result<u64, String>;
+
+    /// What the private files take on the disk, and may take.
+    ///
+    /// # Errors
+    /// A sentence that says why it is not known.
+    fn disk_use(&self) -> Result<DiskUse, String>;
+
+    /// Limits what they may take.
+    ///
+    /// # Errors
+    /// A sentence that says why nothing changed.
+    fn limit_disk(&self, bytes: Option<u64>) -> Result<DiskUse, String>;
 
     /// Unmounts; the process ends once this returned well.
     ///
@@ -226,6 +239,8 @@ fn converse(stream: &UnixStream, service: &dyn Service) -> io::Result<()> {
                 },
                 None => Answer::Refused { reason: "that is no path in hexadecimal".to_owned() },
             },
+            Ok(Request::Disk) => disk(service.disk_use()),
+            Ok(Request::LimitDisk { bytes }) => disk(service.limit_disk(bytes)),
             Ok(Request::Stop { detach }) => match service.stop(detach) {
                 Ok(()) => Answer::Stopping,
                 Err(reason) => Answer::Refused { reason },
@@ -238,6 +253,10 @@ fn converse(stream: &UnixStream, service: &dyn Service) -> io::Result<()> {
         reply.push(b'\n');
         answers.write_all(&reply)?;
     }
+}
+
+fn disk(told: Result<DiskUse, String>) -> Answer {
+    told.map_or_else(|reason| Answer::Refused { reason }, Answer::Disk)
 }
 
 /// The bytes that hexadecimal digits stand for.

@@ -74,6 +74,7 @@ fn mounted(scratch: &Scratch, program: &Path) -> Result<Ready, String> {
         passthrough: true,
         shared_paths: None,
         fsname: None,
+        disk_bytes: None,
         generic: GenericOptions::default(),
         unheard: false,
     };

@@ -55,6 +55,9 @@ impl FileSystem {
         if let Some(caller) = strip {
             self.strip_set_id(id, caller)?;
         }
+        let (room, fits) = self.room_to_write(&*sink, offset, bytes.len())?;
+        let bytes = bytes.get(..fits).unwrap_or(bytes);
+        let before = self.allocated(&*sink)?;
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
             let at = offset + u64::try_from(written).map_err(|_| FsError::Range)?;
@@ -66,6 +69,7 @@ impl FileSystem {
                 Err(_) => break,
             }
         }
+        room.settle(before, self.allocated(&*sink)?);
         Ok(written)
     }
 
@@ -99,7 +103,13 @@ impl FileSystem {
         len: u64,
     ) -> Result<(), FsError> {
         let _changing = self.changing();
-        Ok(rustix::fs::fallocate(&*self.sink(id)?, mode, offset, len)?)
+        let sink = self.sink(id)?;
+        let gives_back = FallocateFlags::PUNCH_HOLE | FallocateFlags::COLLAPSE_RANGE;
+        let room = self.reserve(if mode.intersects(gives_back) { 0 } else { len })?;
+        let before = self.allocated(&*sink)?;
+        rustix::fs::fallocate(&*sink, mode, offset, len)?;
+        room.settle(before, self.allocated(&*sink)?);
+        Ok(())
     }
 
     /// lseek(2) with SEEK_DATA or SEEK_HOLE.
@@ -132,13 +142,17 @@ impl FileSystem {
         let _changing = self.changing();
         let source = self.source(from)?;
         let sink = self.sink(to)?;
-        Ok(rustix::fs::copy_file_range(
+        let (room, fits) = self.room_to_write(&*sink, to_offset, len)?;
+        let before = self.allocated(&*sink)?;
+        let copied = rustix::fs::copy_file_range(
             source.as_fd(),
             Some(&mut from_offset),
             &*sink,
             Some(&mut to_offset),
-            len,
-        )?)
+            fits,
+        )?;
+        room.settle(before, self.allocated(&*sink)?);
+        Ok(copied)
     }
 
     pub(super) fn truncate_private(
@@ -150,6 +164,7 @@ impl FileSystem {
         // Opened for the moment: nothing that could count as a writer stays.
         let file = self.union.open_private(node, OFlags::WRONLY)?;
         rustix::fs::ftruncate(file, size)?;
+        self.quota.was_freed();
         // The host has taken the capabilities of the file itself.
         self.strip_set_id(node.id(), caller)
     }

@@ -11,6 +11,7 @@ mod gate;
 mod namespace;
 mod open;
 mod privilege;
+mod quota;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -27,12 +28,14 @@ pub use file::Sought;
 pub use gate::{FreezeError, Frozen};
 pub use namespace::Renaming;
 pub use open::{Backing, BackingFile, Handle, How, OpenRequest, Opened};
+pub use quota::DiskUse;
 
 use crate::sys::process::share_of_descriptors;
 use crate::telemetry::{Counters, Snapshot};
 use crate::union::{Attributes, NodeId, Union};
 use gate::{Gate, Passing};
 use open::{OpenFile, OpenInode};
+use quota::Quota;
 
 /// Messages to the kernel that may wait at once; beyond that they are dropped and counted.
 const NOTICES: usize = 65_536;
@@ -74,6 +77,7 @@ pub struct FileSystem {
     files: Mutex<HashMap<u64, OpenFile>>,
     next_handle: AtomicU64,
     gate: Arc<Gate>,
+    quota: Quota,
     notices: (Sender<Notice>, Receiver<Notice>),
     /// Messages that were queued, ever.
     queued: AtomicU64,
@@ -94,6 +98,7 @@ impl FileSystem {
             files: Mutex::default(),
             next_handle: AtomicU64::new(1),
             gate: Arc::default(),
+            quota: Quota::default(),
             // A bounded channel would take the room for all of them at once.
             notices: crossbeam::channel::unbounded(),
             queued: AtomicU64::new(0),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{RenameFlags, XattrFlags};
 
-use super::{Caller, FileSystem, FsError, Notice};
+use super::{Caller, FileSystem, FsError, Notice, quota};
 use crate::layer::LayerPath;
 use crate::sys::acl;
 use crate::sys::credentials::{Credentials, SYS_ADMIN};
@@ -68,7 +68,12 @@ impl FileSystem {
     ) -> Result<Attributes, FsError> {
         let _changing = self.changing();
         let birth = Birth { mode, umask: caller.umask, uid: caller.uid, gid: caller.gid };
-        Ok(self.union.create(parent, name, entry, birth)?)
+        let large = matches!(entry, NewEntry::Directory | NewEntry::Symlink(_));
+        let room =
+            self.reserve(quota::name_bytes(name) + if large { quota::UNIT_BYTES } else { 0 })?;
+        let made = self.union.create(parent, name, entry, birth)?;
+        room.settle(0, quota::name_bytes(name) + made.blocks.saturating_mul(512));
+        Ok(made)
     }
 
     /// Gives an inode one more name. Counts one reference.
@@ -77,7 +82,10 @@ impl FileSystem {
     /// `EEXIST`, `EMLINK`.
     pub fn link(&self, id: NodeId, parent: NodeId, name: &[u8]) -> Result<Attributes, FsError> {
         let _changing = self.changing();
-        Ok(self.union.link(id, parent, name)?)
+        let room = self.reserve(quota::name_bytes(name))?;
+        let linked = self.union.link(id, parent, name)?;
+        room.settle(0, quota::name_bytes(name));
+        Ok(linked)
     }
 
     /// Removes the name of something that is no directory.
@@ -98,6 +106,7 @@ impl FileSystem {
     pub fn rmdir(&self, parent: NodeId, name: &[u8]) -> Result<(), FsError> {
         let _changing = self.changing();
         self.union.rmdir(parent, name)?;
+        self.quota.was_freed();
         Ok(())
     }
 
@@ -151,6 +160,7 @@ impl FileSystem {
 
     /// Lets go of a removed inode that nobody has open.
     fn after_removal(&self, removed: Option<Removed>) {
+        self.quota.was_freed();
         if let Some(removed) = removed.filter(|removed| removed.last) {
             self.closing(removed.id, |_| {});
         }
@@ -219,7 +229,11 @@ impl FileSystem {
     ) -> Result<(), FsError> {
         let _changing = self.changing();
         check_attribute_name(name)?;
+        // At most a block of its own, mostly none: the next count knows.
+        let room = self.reserve(quota::UNIT_BYTES)?;
         self.union.set_xattr(id, name, value, flags)?;
+        room.settle(0, quota::UNIT_BYTES);
+        self.quota.was_freed();
         self.strip_after_acl(id, name, caller)?;
         self.tell_successor(id);
         Ok(())
@@ -248,7 +262,7 @@ impl FileSystem {
     /// # Errors
     /// The host's errno.
     pub fn space(&self) -> Result<Space, FsError> {
-        Ok(self.union.space()?)
+        self.limited_space(self.union.space()?)
     }
 }
 

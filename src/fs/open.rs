@@ -201,7 +201,7 @@ impl FileSystem {
                 // The kernel will sync the data of each write, and nobody the copy-up.
                 self.union.sync(&node, true)?;
             }
-            let how = match self.write_how(&state) {
+            let how = match self.write_how(&state, id) {
                 WriteHow::Private => How::Passthrough(Backing::Private(id)),
                 WriteHow::Cached => How::Cached { keep_cache: !node.take_cache_stale() },
             };
@@ -261,7 +261,7 @@ impl FileSystem {
                     cached(None)
                 }
             }
-            (Bytes::Private(_), None) if self.passes_through() => {
+            (Bytes::Private(_), None) if self.passes_through() && !self.holds(id) => {
                 How::Passthrough(Backing::Private(id))
             }
             (Bytes::Private(node), None) => cached(Some(&node)),
@@ -269,8 +269,9 @@ impl FileSystem {
         Ok(how)
     }
 
-    fn write_how(&self, state: &State) -> WriteHow {
-        if state.cached > 0 || !self.passes_through() {
+    fn write_how(&self, state: &State, id: NodeId) -> WriteHow {
+        let cached = state.cached > 0 || !self.passes_through();
+        if cached || (state.passthrough == 0 && self.holds(id)) {
             WriteHow::Cached
         } else {
             WriteHow::Private
@@ -326,10 +327,14 @@ impl FileSystem {
                 (Bytes::Object(_), Some(_)) if !self.union.has_name(id)? => {
                     return Err(FsError::Renumbered);
                 }
-                (Bytes::Object(_), _) => {
+                (Bytes::Object(object), _) => {
                     mtime = Some(self.union.attributes(id)?.mtime);
                     drop(state);
+                    let room = self.reserve(keep.min(object.blocks.saturating_mul(512)))?;
                     self.count_copy_up(self.union.own_content(id, keep)?);
+                    if self.limits_disk() {
+                        room.settle(0, self.union.file_bytes(id)?);
+                    }
                 }
             }
         }

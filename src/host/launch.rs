@@ -35,6 +35,9 @@ pub struct MountSpec {
     pub shared_paths: Option<Vec<String>>,
     /// The source shown in the mount table, instead of the template.
     pub fsname: Option<String>,
+    /// The most that the private files may take on the disk, in bytes.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
     /// What the kernel does for any mount.
     pub generic: GenericOptions,
     /// Nobody reads the notes of this mount: what is said once only is kept for the next.

@@ -32,6 +32,7 @@ pub mod templates;
 #[cfg(test)]
 mod tests;
 pub mod unmount;
+pub mod warm;
 
 pub use crate::sys::signal::interrupt_flag;
 pub use error::{HostError, sentence};

@@ -85,6 +85,8 @@ pub struct MountOptions {
     pub no_passthrough: bool,
     /// `fsname=NAME`: the source shown in the mount table, instead of the template.
     pub fsname: Option<String>,
+    /// `size=SIZE`, as of a tmpfs: the most that the private files may take on the disk.
+    pub disk_bytes: Option<u64>,
     /// See [`GenericOptions`].
     pub generic: GenericOptions,
 }
@@ -95,7 +97,7 @@ pub enum OptionError {
     /// Nobody knows it.
     #[error(
         "mount option {0:?} is not known; Mica's own are private=, store=, name=, \
-         shared_paths=, no_passthrough and fsname="
+         shared_paths=, size=, no_passthrough and fsname="
     )]
     Unknown(String),
     /// It stands without the value it needs.
@@ -110,6 +112,9 @@ pub enum OptionError {
     /// A mounted root cannot change its options.
     #[error("a mounted root cannot be remounted; unmount it and mount it with the new options")]
     Remount,
+    /// No size.
+    #[error("mount option size={0:?} is no size; it is bytes, or a number with K, M, G or T")]
+    Size(String),
     /// A shared path does not start at the root of the tree.
     #[error("{0:?} in shared_paths is not an absolute path of directories, like /usr or /lib*")]
     SharedPath(String),
@@ -144,6 +149,18 @@ const SILENT: &[&str] = &[
 /// Those of them that come with a value.
 const SILENT_VALUED: &[&str] = &["subtype", "user", "comment", "uhelper", "helper"];
 
+/// Bytes, or a number with a unit that counts by 1024.
+fn size(text: &str) -> Option<u64> {
+    let (number, shift) = match text.to_ascii_uppercase().strip_suffix(['K', 'M', 'G', 'T']) {
+        None => (text.to_owned(), 0),
+        Some(number) => {
+            let unit = text.chars().last().map_or(' ', |unit| unit.to_ascii_uppercase());
+            (number.to_owned(), 10 * (1 + "KMGT".find(unit)?))
+        }
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
 impl MountOptions {
     /// Adds what `list` says: options parted by commas, a literal comma written `\,`.
     ///
@@ -175,7 +192,7 @@ impl MountOptions {
         let text =
             || String::from_utf8(value.to_vec()).map_err(|_| OptionError::NotText(key.to_owned()));
         match key {
-            "private" | "private_dir" | "store" | "name" | "fsname" | "shared_paths"
+            "private" | "private_dir" | "store" | "name" | "fsname" | "shared_paths" | "size"
                 if value.is_empty() =>
             {
                 return Err(OptionError::Valueless(key.to_owned()));
@@ -183,6 +200,11 @@ impl MountOptions {
             "private" | "private_dir" => self.private = Some(path()),
             "store" => self.store = Some(path()),
             "name" => self.name = Some(text()?),
+            "size" => {
+                let text = text()?;
+                let bytes = size(&text).ok_or(OptionError::Size(text))?;
+                self.disk_bytes = Some(bytes);
+            }
             "fsname" => self.fsname = Some(text()?),
             "shared_paths" => self.shared_paths = Some(shared_paths(&text()?)?),
             _ if SILENT_VALUED.contains(&key) => {}

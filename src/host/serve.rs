@@ -15,7 +15,7 @@ use super::roots::{LockedRoots, NewRoot, RootRecord, Roots};
 use super::store::{Access, Store};
 use super::{log, mount_table, mountpoint, supervisor, templates, unmount};
 use crate::control::{Service, Socket, Status};
-use crate::fs::FileSystem;
+use crate::fs::{DiskUse, FileSystem};
 use crate::fuse;
 use crate::layer::template::default_shared_paths;
 use crate::layer::{LayerPath, Layers};
@@ -83,6 +83,14 @@ pub fn serve(spec: &MountSpec, ready: &mut dyn FnMut(&Ready)) -> Result<(), Host
     let shared = SharedSet::resolve(&tree, &patterns)?;
     let read_only = private.is_none() || spec.generic.read_only;
     let file_system = FileSystem::new(Union::new(tree, objects, private, shared)?);
+    if spec.disk_bytes.is_some() {
+        // Before anybody can open anything: every byte is held.
+        file_system.set_disk_limit(spec.disk_bytes).map_err(|error| {
+            HostError::system("count", &record.private.clone().unwrap_or_default())(
+                std::io::Error::from(error.errno()),
+            )
+        })?;
+    }
     let options = fuse::MountOptions {
         mountpoint: mountpoint.clone(),
         source: spec.fsname.clone().unwrap_or_else(|| record.template.to_string()),
@@ -379,6 +387,20 @@ impl Service for ServedRoot {
             tracing::warn!("the kernel takes long to forget what was reverted");
         }
         reverted.map_err(|error| format!("cannot revert all of {path}: {error}"))
+    }
+
+    fn disk_use(&self) -> Result<DiskUse, String> {
+        let file_system = self.file_system.lock().clone();
+        let Some(file_system) = file_system else { return Err("the root is gone".to_owned()) };
+        let told = file_system.disk_use();
+        told.map_err(|error| format!("cannot count the private files: {error}"))
+    }
+
+    fn limit_disk(&self, bytes: Option<u64>) -> Result<DiskUse, String> {
+        let file_system = self.file_system.lock().clone();
+        let Some(file_system) = file_system else { return Err("the root is gone".to_owned()) };
+        let told = file_system.set_disk_limit(bytes);
+        told.map_err(|error| format!("cannot count the private files: {error}"))
     }
 
     fn stop(&self, detach: bool) -> Result<(), String> {

@@ -6,6 +6,7 @@
 //! what was being made lies in `work/` and is removed by the next mount.
 //! Format: docs/FORMAT.md, "Private layer".
 
+mod allocated;
 pub mod listing;
 mod look;
 pub mod marks;

@@ -10,6 +10,7 @@
 //! for moments only and without I/O: `table`, `descriptors`, `pinned`, `content`.
 
 mod acl;
+mod allocated;
 mod attributes;
 mod copy_up;
 mod create;

@@ -14,3 +14,4 @@ mod processes;
 mod spoof;
 #[path = "../support/mod.rs"]
 mod support;
+mod warm;

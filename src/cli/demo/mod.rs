@@ -177,6 +177,7 @@ impl Play<'_> {
             passthrough: !self.wanted.no_passthrough,
             shared_paths: None,
             fsname: None,
+            disk_bytes: None,
             generic: GenericOptions::default(),
             unheard: false,
         };

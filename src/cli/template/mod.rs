@@ -11,6 +11,7 @@ mod import;
 mod list;
 mod show;
 pub(super) mod tree;
+mod warm;
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -39,6 +40,7 @@ pub(super) fn run(verb: TemplateVerb, store: &Path, output: &Output) -> Result<E
         TemplateVerb::Diff(wanted) => return diff::run(&wanted, store, *output),
         TemplateVerb::Explore(wanted) => explore::template(&wanted, store)?,
         TemplateVerb::Check(wanted) => return check::run(&wanted, store, *output),
+        TemplateVerb::Warm { templates, json } => warm::run(&templates, json, store, *output)?,
         TemplateVerb::Export(wanted) => export::run(&wanted, store, *output)?,
         TemplateVerb::Delete { templates, dry_run } => {
             delete::run(&templates, dry_run, store, *output)?;
