@@ -15,9 +15,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mica::control::Client;
-use mica::host::{Access, Roots};
+use mica::host::disk_limit::HeldBy;
+use mica::host::{Access, Roots, disk_image, disk_limit};
 use rustix::fs::{FallocateFlags, XattrFlags};
-use support::{MountOptions, Mounted, Scratch, Store, Succeed, again_until, require_root};
+use support::{
+    Disk, DiskFormat, MountOptions, Mounted, Scratch, Store, Succeed, again_until, require_root,
+};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -223,6 +226,122 @@ fn a_limit_is_set_live_for_new_opens_and_stated_for_older_ones() {
     let statfs = rustix::fs::statvfs(root.mounted.path()).unwrap();
     assert!(statfs.f_blocks * statfs.f_frsize > 100 * MIB, "the disk's own again");
     assert!(older.as_fd().try_clone_to_owned().is_ok());
+}
+
+fn mount_on(store: &Store, private: &Path, mountpoint: &Path) -> Mounted {
+    store.mount("t:1", mountpoint, &MountOptions::private(private))
+}
+
+fn small_store(scratch: &Scratch) -> Store {
+    let tree = scratch.directory("tree");
+    fs::create_dir(tree.join("etc")).unwrap();
+    fs::write(tree.join("etc/file"), b"text").unwrap();
+    let store = Store::at(&scratch.path().join("store"));
+    store.import("t:1", &tree);
+    store
+}
+
+#[test]
+fn a_btrfs_with_quotas_holds_a_subvolume_by_itself() {
+    require_root();
+    let scratch = Scratch::new("quota");
+    let image = scratch.path().join("disk");
+    let disk = Disk::create(&image, &scratch.mountpoint("disk"), DiskFormat::Btrfs, 320 * MIB);
+    let store = small_store(&scratch);
+    // A directory from before is none that btrfs could hold.
+    let plain = disk.path().join("plain");
+    disk_limit::prepare(&plain).unwrap();
+    let held = disk_limit::limit(&plain, Some(16 * MIB), 7).unwrap();
+    assert!(matches!(&held, HeldBy::Mount { why } if why.contains("no subvolume")), "{held:?}");
+    Command::new("btrfs").args(["quota", "enable"]).arg(disk.path()).succeed();
+    let private = disk.path().join("private");
+    disk_limit::prepare(&private).unwrap();
+    assert_eq!(disk_limit::limit(&private, Some(16 * MIB), 7).unwrap(), HeldBy::Qgroup);
+    let mounted = mount_on(&store, &private, &scratch.mountpoint("root"));
+    let file = mounted.path().join("etc/filler");
+    let written = fill(&file);
+    assert!((8 * MIB..=16 * MIB).contains(&written), "{written}, passing through");
+    // Live, and off again.
+    assert_eq!(disk_limit::limit(&private, Some(32 * MIB), 7).unwrap(), HeldBy::Qgroup);
+    fs::write(mounted.path().join("etc/more"), vec![1; 4 << 20]).unwrap();
+    assert_eq!(disk_limit::limit(&private, None, 7).unwrap(), HeldBy::Qgroup);
+    fs::write(mounted.path().join("etc/most"), vec![1; 40 << 20]).unwrap();
+    drop(mounted);
+    fs::remove_dir_all(&private).unwrap();
+    disk.detach();
+}
+
+/// This kernel has no project quotas; where one has, the limit shows in statfs(2).
+#[test]
+fn a_project_quota_holds_or_is_refused_by_its_name() {
+    require_root();
+    let scratch = Scratch::new("quota");
+    let image = scratch.path().join("disk");
+    File::create_new(&image).unwrap().set_len(64 * MIB).unwrap();
+    let features = ["-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"];
+    Command::new("mkfs.ext4").args(features).arg(&image).succeed();
+    let mountpoint = scratch.mountpoint("disk");
+    let mut mount = Command::new("mount");
+    let mounted = mount.args(["-o", "loop,prjquota"]).arg(&image).arg(&mountpoint).capture();
+    let private = mountpoint.join("private");
+    disk_limit::prepare(&private).unwrap();
+    let held = disk_limit::limit(&private, Some(16 * MIB), 7).unwrap();
+    if mounted.status.success() {
+        let accepted = matches!(&held, HeldBy::ProjectQuota)
+            || matches!(&held, HeldBy::Mount { why } if why.contains("setquota"));
+        assert!(accepted, "{held:?}");
+    } else {
+        assert!(
+            matches!(&held, HeldBy::Mount { why } if why.contains("without project quotas")),
+            "{held:?}"
+        );
+    }
+}
+
+#[test]
+fn a_disk_image_holds_exactly_and_grows_in_use() {
+    require_root();
+    let scratch = Scratch::new("quota");
+    let store = small_store(&scratch);
+    let (image, private) = (scratch.path().join("private.img"), scratch.path().join("private"));
+    let refused = disk_image::create(&image, MIB).unwrap_err().to_string();
+    assert!(refused.contains("16777216 bytes at least") && !image.exists(), "{refused}");
+    disk_image::create(&image, 32 * MIB).unwrap();
+    assert!(disk_image::create(&image, 32 * MIB).is_err(), "it exists");
+    assert!(fs::metadata(&image).unwrap().blocks() * 512 < 8 * MIB, "sparse");
+    disk_image::mount(&image, &private).unwrap();
+    disk_image::mount(&image, &private).unwrap();
+    let mounted = mount_on(&store, &private, &scratch.mountpoint("root"));
+    let file = mounted.path().join("etc/filler");
+    let mut filler = File::create(&file).unwrap();
+    let written = io::copy(&mut io::repeat(7), &mut filler).map_err(|error| error.raw_os_error());
+    assert_eq!(written, Err(Some(libc::ENOSPC)));
+    let before = filler.metadata().unwrap().len();
+    assert!((16 * MIB..32 * MIB).contains(&before), "{before}");
+    let refused = disk_image::grow(&image, &private, 20 * MIB).unwrap_err().to_string();
+    assert!(refused.contains("cannot shrink"), "{refused}");
+    // ext4 grows in use for who has CAP_SYS_RESOURCE alone; else all is as before.
+    let more = match disk_image::grow(&image, &private, 64 * MIB) {
+        Ok(()) => {
+            filler.write_all(&vec![7; 8 << 20]).unwrap();
+            8 * MIB
+        }
+        Err(error) => {
+            let told = error.to_string();
+            assert!(told.contains("Permission denied to resize filesystem"), "{told}");
+            assert_eq!(fs::metadata(&image).unwrap().len(), 32 * MIB);
+            0
+        }
+    };
+    assert!(disk_image::unmount(&private).is_err(), "a root is mounted from it");
+    drop(filler);
+    drop(mounted);
+    again_until("the private directory is free", || disk_image::unmount(&private).is_ok());
+    disk_image::unmount(&private).unwrap();
+    // What was written is there again.
+    disk_image::mount(&image, &private).unwrap();
+    let again = mount_on(&store, &private, &scratch.mountpoint("root"));
+    assert_eq!(fs::metadata(again.path().join("etc/filler")).unwrap().len(), before + more);
 }
 
 /// Random operations; du never exceeds the limit, and the count is never below du.

@@ -9,6 +9,8 @@ pub mod check;
 pub mod collect;
 pub mod commit;
 pub mod destroy;
+pub mod disk_image;
+pub mod disk_limit;
 mod error;
 pub mod export;
 pub mod footprint;

@@ -1,0 +1,115 @@
+//! A private directory on a disk of its own that lies in a file.
+//!
+//! Holds a container to a size exactly, on any host, mapped pages too, for what a file system in a
+//! file costs. The file is sparse: it takes what was ever written. After a crash the image is an
+//! ext4 like any other and replays its journal when it is next mounted.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::error::HostError;
+use super::mount_table;
+
+/// Smallest that an ext4 with a journal is of use.
+pub const LEAST_BYTES: u64 = 16 << 20;
+
+/// Makes the image `file` with room for `bytes`, metadata of the file system included.
+///
+/// # Errors
+/// A size below [`LEAST_BYTES`], a file that exists, what mkfs.ext4 says. Nothing is left then.
+pub fn create(file: &Path, bytes: u64) -> Result<(), HostError> {
+    let failed = || HostError::system::<io::Error>("make the disk image", file);
+    if bytes < LEAST_BYTES {
+        return Err(failed()(io::Error::other(format!("it takes {LEAST_BYTES} bytes at least"))));
+    }
+    let made = File::create_new(file).map_err(failed())?;
+    let formatted = made.set_len(bytes).and_then(|()| {
+        // No blocks are kept for root: in its own container everybody may be. The journal and
+        // the tables are written when they are needed.
+        let options = ["-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=1"];
+        run(Command::new("mkfs.ext4").args(options).arg(file))
+    });
+    formatted.and_then(|()| made.sync_all()).map_err(|error| {
+        if let Err(error) = fs::remove_file(file) {
+            tracing::warn!(file = %file.display(), %error, "an unfinished disk image stays");
+        }
+        failed()(error)
+    })
+}
+
+/// Mounts the image on `directory`, which is made if it is missing; mounted there already, it stays.
+///
+/// # Errors
+/// What mount(8) says.
+pub fn mount(file: &Path, directory: &Path) -> Result<(), HostError> {
+    let failed = || HostError::system::<io::Error>("mount the disk image on", directory);
+    fs::create_dir_all(directory).map_err(failed())?;
+    if device(directory).map_err(failed())?.is_some() {
+        return Ok(());
+    }
+    let options = ["-t", "ext4", "-o", "loop,nodev,nosuid"];
+    run(Command::new("mount").args(options).arg(file).arg(directory)).map_err(failed())
+}
+
+/// Unmounts it; mounted no more, nothing happens.
+///
+/// # Errors
+/// `EBUSY` while a root is mounted from it.
+pub fn unmount(directory: &Path) -> Result<(), HostError> {
+    let failed = || HostError::system::<io::Error>("unmount the disk image on", directory);
+    if device(directory).map_err(failed())?.is_none() {
+        return Ok(());
+    }
+    rustix::mount::unmount(directory, rustix::mount::UnmountFlags::empty())
+        .map_err(|errno| failed()(errno.into()))
+}
+
+/// Gives the image more room, mounted on `directory` and in use.
+///
+/// # Errors
+/// Less room than it has: take a new container and copy. What losetup and resize2fs say.
+pub fn grow(file: &Path, directory: &Path, bytes: u64) -> Result<(), HostError> {
+    let failed = || HostError::system::<io::Error>("resize the disk image", file);
+    let now = fs::metadata(file).map_err(failed())?.len();
+    if bytes < now {
+        return Err(failed()(io::Error::other(format!(
+            "it has {now} bytes and cannot shrink; copy the container to one with a smaller limit"
+        ))));
+    }
+    let Some(device) = device(directory).map_err(failed())? else {
+        return Err(failed()(io::Error::other("it is not mounted")));
+    };
+    let resize_disk = |bytes| -> io::Result<()> {
+        File::options().write(true).open(file)?.set_len(bytes)?;
+        run(Command::new("losetup").arg("--set-capacity").arg(&device))
+    };
+    let grown = resize_disk(bytes).and_then(|()| run(Command::new("resize2fs").arg(&device)));
+    grown.map_err(|error| {
+        // The file system does not know of the room yet: without CAP_SYS_RESOURCE it refuses.
+        if let Err(error) = resize_disk(now) {
+            tracing::warn!(file = %file.display(), %error, "a disk image stays larger");
+        }
+        failed()(error)
+    })
+}
+
+/// What is mounted exactly on `directory`.
+fn device(directory: &Path) -> io::Result<Option<std::ffi::OsString>> {
+    let path = mount_table::canonical(directory)?;
+    let entry = mount_table::at(&path)?;
+    Ok(entry.filter(|entry| entry.fs_type == "ext4").map(|entry| entry.source))
+}
+
+fn run(command: &mut Command) -> io::Result<()> {
+    let output = command.env("LC_ALL", "C").stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    // The last line says what went wrong; before it some tell their version.
+    let said = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+    let said = said.unwrap_or("it says nothing");
+    Err(io::Error::other(said.to_owned()))
+}
