@@ -276,3 +276,30 @@ fn a_root_that_is_gone_is_named_and_the_others_answer() {
     assert!(!all.iter().any(|line| line.starts_with("root one")), "who knows what it hid: {all:?}");
     drop(two);
 }
+
+#[test]
+fn nobody_hides_a_file_behind_more_directories_than_there_are_descriptors() {
+    let stage = Stage::new("who-many");
+    let root = stage.mount("debian:1", "one");
+    library::run(
+        root.path(),
+        "mkdir -p deep/{a,b,c,d,e,f,g,h}/{1..99}; echo vulnerable >deep/a/50/lib; echo other >x
+         dir=deeper; for i in {1..400}; do mkdir $dir; cd $dir; dir=d; done
+         echo vulnerable >lib",
+    );
+    root.unmount();
+    let mica = stage.store.mica([]).get_program().to_owned();
+    let limited = |arguments: &[&str]| {
+        let mut shell = Command::new("bash");
+        shell.args(["-c", "ulimit -n 200; exec \"$0\" \"$@\""]).arg(&mica).args(arguments);
+        shell.env("MICA_STORE", stage.store.path()).answer()
+    };
+    let wanted = blake3::hash(b"vulnerable\n").to_hex().to_string();
+    let answer = limited(&["store", "who-has", &wanted, "--scan", "--json"]);
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["contents"][0]["roots"][0]["files"].as_array().unwrap().len(), 2);
+    assert_eq!(answer["damaged"], Value::Array(Vec::new()), "{answer:#}");
+    assert!(limited(&["diff", "one", "-q"]).lines().count() > 1000);
+    limited(&["commit", "one", "made:1"]);
+    limited(&["store", "df"]);
+}

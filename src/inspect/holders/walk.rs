@@ -9,8 +9,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::super::InspectError;
-use super::super::upper::{Bytes, Entry, Upper, hides};
-use crate::catalog::{Glance, Held, Identity, Kept, Stamp};
+use super::super::upper::{Bytes, Entry, Kept, Upper, hides};
+use crate::catalog::{Glance, Held, Identity, Kept as Row, Stamp};
 use crate::layer::{FileKind, LayerPath, TreeIno};
 use crate::object::{Digest, ObjectId, identify};
 use crate::sys::inode::{self, Status};
@@ -24,7 +24,7 @@ const SETTLED: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub(super) struct Walked {
     pub(super) glance: Glance,
-    pub(super) kept: Vec<Kept>,
+    pub(super) kept: Vec<Row>,
     /// Files that were read and hashed.
     pub(super) hashed: u64,
     /// Files that could not be read.
@@ -33,8 +33,8 @@ pub(super) struct Walked {
 
 /// Walks `upper`. `known` is what an earlier walk found; with `scan` what is not known any
 /// more, or never was, is read and hashed.
-pub(super) fn walk(upper: &Upper, known: &[Kept], scan: bool) -> Result<Walked, InspectError> {
-    let by_inode: HashMap<(u64, u64), &Kept> = known
+pub(super) fn walk(upper: &Upper, known: &[Row], scan: bool) -> Result<Walked, InspectError> {
+    let by_inode: HashMap<(u64, u64), &Row> = known
         .iter()
         .filter(|kept| matches!(kept.held, Held::Private(Some(_))))
         .map(|kept| ((kept.identity.dev, kept.identity.ino), kept))
@@ -74,7 +74,7 @@ pub(super) fn stamp(private: &std::path::Path) -> Option<Stamp> {
 
 struct Walk<'a> {
     upper: &'a Upper,
-    by_inode: HashMap<(u64, u64), &'a Kept>,
+    by_inode: HashMap<(u64, u64), &'a Row>,
     scan: bool,
     dev: u64,
     /// Files met already, under another name.
@@ -82,25 +82,34 @@ struct Walk<'a> {
     done: Walked,
 }
 
-/// A directory on the way.
+/// A directory on the way. A container may make as many as it likes, so few of them are open.
 struct Place {
-    dir: Entry,
+    dir: Kept,
+    origin: Option<TreeIno>,
     path: Vec<u8>,
 }
 
 impl Walk<'_> {
     fn run(&mut self) -> Result<(), InspectError> {
-        let mut todo = vec![Place { dir: self.upper.root()?, path: Vec::new() }];
+        let root = self.upper.root()?;
+        let origin = root.origin;
+        let mut todo = vec![Place { dir: Kept::new(root.fd, 0), origin, path: Vec::new() }];
         while let Some(place) = todo.pop() {
             let fail = |source| InspectError::upper(&path_of(&place.path), source);
-            let names = self.upper.names(&place.dir.fd).map_err(fail)?;
+            let dir = match place.dir.open(self.upper) {
+                Ok(dir) => dir,
+                // Removed since its name was read.
+                Err(Errno::NOENT | Errno::STALE) => continue,
+                Err(errno) => return Err(fail(errno)),
+            };
+            let names = self.upper.names(&*dir).map_err(fail)?;
             for name in names.iter().filter(|name| !hides(name)) {
                 let mut path = place.path.clone();
                 if !path.is_empty() {
                     path.push(b'/');
                 }
                 path.extend_from_slice(&name.name);
-                let entry = match self.open(&place.dir, &name.name) {
+                let entry = match self.open(&dir, place.origin, &name.name) {
                     Ok(Some(entry)) => entry,
                     Ok(None) => continue,
                     // Damage: the root answers EIO here.
@@ -111,8 +120,9 @@ impl Walk<'_> {
                 };
                 match entry.kind {
                     FileKind::Directory => {
-                        self.directory(&place.dir, &name.name, &entry, &path);
-                        todo.push(Place { dir: entry, path });
+                        self.directory(place.origin, &name.name, &entry, &path);
+                        let (origin, dir) = (entry.origin, Kept::new(entry.fd, todo.len()));
+                        todo.push(Place { dir, origin, path });
                     }
                     FileKind::Regular => self.file(&entry, path),
                     FileKind::Symlink
@@ -126,17 +136,22 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn open(&self, dir: &Entry, name: &[u8]) -> Result<Option<Entry>, UnionError> {
-        match inode::open_path(&dir.fd, name) {
-            Ok(fd) => self.upper.read(fd, dir.origin, name).map(Some),
+    fn open(
+        &self,
+        dir: &OwnedFd,
+        origin: Option<TreeIno>,
+        name: &[u8],
+    ) -> Result<Option<Entry>, UnionError> {
+        match inode::open_path(dir, name) {
+            Ok(fd) => self.upper.read(fd, origin, name).map(Some),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
     }
 
     /// Notes a directory that shows something else than the tree has there.
-    fn directory(&mut self, parent: &Entry, name: &[u8], entry: &Entry, path: &[u8]) {
-        let here: Option<TreeIno> = self.upper.below(parent.origin, name).unwrap_or_default();
+    fn directory(&mut self, parent: Option<TreeIno>, name: &[u8], entry: &Entry, path: &[u8]) {
+        let here: Option<TreeIno> = self.upper.below(parent, name).unwrap_or_default();
         if entry.origin == here {
             return;
         }
@@ -144,7 +159,7 @@ impl Walk<'_> {
         if let Some(origin) = entry.origin {
             let identity = identity(self.dev, &entry.status);
             let held = Held::Moved(origin);
-            self.done.kept.push(Kept { path: path.to_vec(), identity, held });
+            self.done.kept.push(Row { path: path.to_vec(), identity, held });
         }
     }
 
@@ -168,7 +183,7 @@ impl Walk<'_> {
                 held
             }
         };
-        self.done.kept.push(Kept { path, identity, held });
+        self.done.kept.push(Row { path, identity, held });
     }
 
     fn content(&mut self, entry: &Entry, identity: Identity) -> Option<ObjectId> {
@@ -176,7 +191,7 @@ impl Walk<'_> {
             return Some(ObjectId::of(b""));
         }
         let before = self.by_inode.get(&(identity.dev, identity.ino));
-        if let Some(Kept { identity: then, held: Held::Private(Some(content)), .. }) = before
+        if let Some(Row { identity: then, held: Held::Private(Some(content)), .. }) = before
             && *then == identity
         {
             return Some(*content);
