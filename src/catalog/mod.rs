@@ -25,7 +25,9 @@ pub use index::{IndexError, Session};
 pub use private::{Glance, Held, Identity, Kept, RootKey, Stamp};
 pub use table::{Table, TableDamaged};
 
-use crate::layer::{Layers, LayersError, Manifest, ManifestError, Stack, StackId, TemplateName};
+use crate::layer::{
+    Derived, Layers, LayersError, Manifest, ManifestError, Stack, StackId, TemplateName,
+};
 use crate::object::ObjectId;
 use answer::{from_manifests, sum_up};
 
@@ -83,6 +85,20 @@ impl Catalog {
     /// [`CatalogError::Manifest`].
     pub fn new_table(&self, stack: &StackId, tree: &Manifest) -> Result<Table, CatalogError> {
         Ok(Table::make(&self.tables(), stack, tree)?)
+    }
+
+    /// Compares the table of `tree` with what the tree gives; with `fix` it is replaced where it is
+    /// something else.
+    ///
+    /// # Errors
+    /// [`CatalogError::Manifest`].
+    pub fn check_table(
+        &self,
+        stack: &StackId,
+        tree: &Manifest,
+        fix: bool,
+    ) -> Result<Derived, CatalogError> {
+        Ok(Table::check(&self.tables(), stack, tree, fix)?)
     }
 
     /// Removes the tables of stacks that are not among `live`.

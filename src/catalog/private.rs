@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::layer::TreeIno;
+use crate::layer::{Derived, TreeIno};
 use crate::object::{Digest, ObjectId};
 
 use super::index::{IndexError, Session};
@@ -143,6 +143,45 @@ impl Session {
         self.run(|rows| match rows.get([b'h', byte])? {
             Some(bytes) => read_bucket(&bytes).ok_or(IndexError::Malformed),
             None => Ok(Vec::new()),
+        })
+    }
+
+    /// Compares the reverse rows, from contents to roots, with the rows they are made of; with
+    /// `fix` they are made again. `known` is every registered root.
+    ///
+    /// # Errors
+    /// As [`Session::glances`].
+    pub fn check(&self, known: &BTreeSet<RootKey>, fix: bool) -> Result<Derived, IndexError> {
+        let mut rows = BTreeMap::new();
+        let mut wanted = BTreeSet::new();
+        for (root, glance) in self.glances()? {
+            let kept = self.kept(&root)?;
+            wanted.extend(kept.iter().filter_map(Kept::content).map(|content| (content, root)));
+            rows.insert(root, (glance, kept));
+        }
+        let mut found = BTreeSet::new();
+        for byte in 0..=u8::MAX {
+            found.extend(self.beginning_with(byte)?);
+        }
+        if found == wanted {
+            return Ok(if rows.is_empty() { Derived::Absent } else { Derived::Right });
+        }
+        if !fix {
+            return Ok(Derived::Wrong);
+        }
+        // Rows of roots that are gone go with it.
+        self.clear_holders()?;
+        rows.retain(|root, _| known.contains(root));
+        self.remember(&rows, known)?;
+        Ok(Derived::Replaced)
+    }
+
+    fn clear_holders(&self) -> Result<(), IndexError> {
+        self.run(|rows| {
+            for byte in 0..=u8::MAX {
+                rows.remove([b'h', byte])?;
+            }
+            Ok(())
         })
     }
 

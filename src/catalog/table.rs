@@ -23,7 +23,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::layer::{FileKind, Manifest, ManifestError, StackId, TreeIno};
+use crate::layer::{Derived, FileKind, Manifest, ManifestError, StackId, TreeIno};
 use crate::object::Digest;
 
 const MAGIC: &[u8; 8] = b"MICAREV1";
@@ -98,6 +98,31 @@ impl Table {
             source: Source::Memory(data),
             blocks: HashMap::new(),
         })
+    }
+
+    /// Compares what is in `directory` with what `tree` gives; with `fix` it is replaced where it
+    /// is something else.
+    ///
+    /// # Errors
+    /// [`ManifestError`] if the tree is damaged.
+    pub(super) fn check(
+        directory: &Path,
+        stack: &StackId,
+        tree: &Manifest,
+        fix: bool,
+    ) -> Result<Derived, ManifestError> {
+        let (header, data) = encode(stack, tree)?;
+        let path = directory.join(stack.to_string());
+        let stored = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Derived::Absent),
+            stored => stored.ok(),
+        };
+        let parts = stored.as_ref().and_then(|stored| stored.split_at_checked(header.len()));
+        if parts == Some((&*header, &*data)) {
+            return Ok(Derived::Right);
+        }
+        let replaced = fix && write(directory, &path, &header, &data).is_ok();
+        Ok(if replaced { Derived::Replaced } else { Derived::Wrong })
     }
 
     fn open(path: &Path, stack: &StackId, tree: &Manifest) -> Option<Self> {

@@ -377,6 +377,9 @@ pub(super) enum StoreVerb {
         /// Also read every object again and compare it with its digest
         #[arg(long)]
         rehash: bool,
+        /// Make anew what is derived and wrong: merged trees and the index. Nothing else is touched
+        #[arg(long)]
+        fix: bool,
         #[command(flatten)]
         json: Json,
     },

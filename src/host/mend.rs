@@ -94,7 +94,7 @@ impl Wanted {
             Self { objects: HashSet::new(), altered: Vec::new(), layers: HashSet::new() };
         for finding in findings {
             match finding {
-                Finding::Missing { object, .. } => {
+                Finding::Missing { object, .. } | Finding::LostReference { object, .. } => {
                     wanted.objects.insert(*object);
                 }
                 Finding::Altered { object, .. } => {
@@ -102,7 +102,9 @@ impl Wanted {
                     wanted.altered.push(*object);
                 }
                 Finding::Unusable { layer, .. } => wanted.layers.extend(layer),
-                Finding::PrivateGone { .. } => {}
+                Finding::PrivateGone { .. }
+                | Finding::PrivateDamaged { .. }
+                | Finding::Derived { .. } => {}
             }
         }
         wanted

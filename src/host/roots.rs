@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mount_table;
 use super::store::{ROOTS, Store, StoreError};
+use crate::catalog::RootKey;
 use crate::control::{Client, ControlError, Socket};
 use crate::layer::{Stack, StackId, TemplateName};
 use crate::sys::durable::{self, Existing};
@@ -160,6 +161,12 @@ pub struct NewRoot {
 }
 
 impl RootRecord {
+    /// The eight bytes that the registry names it by.
+    #[must_use]
+    pub fn key(&self) -> RootKey {
+        u64::from_str_radix(&self.id.0, 16).unwrap_or_default().to_be_bytes()
+    }
+
     /// Whether a process serves this root now, and the way to talk to it.
     ///
     /// Connecting tells: a pid can be reused, a listening socket cannot.
@@ -228,16 +235,25 @@ impl Roots {
     /// [`RootError::Damaged`] rather than a list without the damaged record: what it refers
     /// to would pass for garbage.
     pub fn list(&self) -> Result<Vec<RootRecord>, RootError> {
+        let mut records = self.list_each()?.into_iter().collect::<Result<Vec<_>, _>>()?;
+        records.sort_by(|one, two| (&one.name, &one.id).cmp(&(&two.name, &two.id)));
+        Ok(records)
+    }
+
+    /// As [`Roots::list`], in no order; each that cannot be read is an error of its own.
+    ///
+    /// # Errors
+    /// [`RootError::System`] if the directory cannot be listed.
+    pub fn list_each(&self) -> Result<Vec<Result<RootRecord, RootError>>, RootError> {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(system("list", &self.path))? {
             let entry = entry.map_err(system("list", &self.path))?;
             let name = entry.file_name();
             let is_record = Path::new(&name).extension() == Some(OsStr::new("json"));
             if is_record && !durable::is_staged(&name) {
-                records.extend(read(&entry.path())?);
+                records.extend(read(&entry.path()).transpose());
             }
         }
-        records.sort_by(|one, two| (&one.name, &one.id).cmp(&(&two.name, &two.id)));
         Ok(records)
     }
 

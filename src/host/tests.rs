@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use super::check::{Finding, Watch, check};
+use super::check::{CheckOptions, Finding, Watch, check};
 use super::collect::{Collected, collect};
 use super::destroy::{destroy, forget};
 use super::roots::NewRoot;
@@ -284,12 +284,14 @@ fn a_misspelt_template_is_answered_with_the_nearest_name() {
     assert_eq!(found.name, "debian:12".parse::<TemplateName>().expect("a name"));
 }
 
+const REHASH: CheckOptions = CheckOptions { rehash: true, fix: false };
+
 #[test]
 fn a_check_finds_missing_and_altered_objects_and_damaged_manifests() {
     let scratch = Scratch::new();
     let template = scratch.template("debian:12", &["text", "more"]);
     drop(scratch.root(&template, Some(Path::new("/nowhere/web1"))));
-    let whole = check(&scratch.store, true, &Watch::NOBODY).expect("checked");
+    let whole = check(&scratch.store, REHASH, &Watch::NOBODY).expect("checked");
     assert_eq!((whole.templates, whole.roots, whole.layers, whole.objects), (1, 1, 1, 2));
     assert_eq!(whole.hashed_bytes, 8);
     let kinds = |findings: &[Finding]| findings.iter().map(Finding::is_damage).collect::<Vec<_>>();
@@ -307,14 +309,18 @@ fn a_check_finds_missing_and_altered_objects_and_damaged_manifests() {
     thaw(&object("text"));
     std::fs::write(object("text"), b"TEXT").expect("altered");
     assert_eq!(
-        kinds(&check(&scratch.store, false, &Watch::NOBODY).expect("checked").findings),
+        kinds(
+            &check(&scratch.store, CheckOptions::default(), &Watch::NOBODY)
+                .expect("checked")
+                .findings
+        ),
         [false]
     );
-    let altered = check(&scratch.store, true, &Watch::NOBODY).expect("checked");
+    let altered = check(&scratch.store, REHASH, &Watch::NOBODY).expect("checked");
     assert!(matches!(altered.findings[0], Finding::Altered { .. }), "{altered:?}");
     thaw(&object("more"));
     std::fs::remove_file(object("more")).expect("removed");
-    let missing = check(&scratch.store, false, &Watch::NOBODY).expect("checked");
+    let missing = check(&scratch.store, CheckOptions::default(), &Watch::NOBODY).expect("checked");
     assert!(matches!(missing.findings[0], Finding::Missing { .. }), "{missing:?}");
 
     let manifest = scratch.store.path().join("layers").join(template.stack.layers()[0].to_string());
@@ -323,7 +329,7 @@ fn a_check_finds_missing_and_altered_objects_and_damaged_manifests() {
     bytes[middle] ^= 1;
     std::fs::remove_file(&manifest).expect("removed");
     std::fs::write(&manifest, bytes).expect("altered");
-    let damaged = check(&scratch.store, false, &Watch::NOBODY).expect("checked");
+    let damaged = check(&scratch.store, CheckOptions::default(), &Watch::NOBODY).expect("checked");
     assert!(matches!(damaged.findings[0], Finding::Unusable { .. }), "{damaged:?}");
     assert!(damaged.findings[0].to_string().contains("template debian:12"), "{damaged:?}");
 }
@@ -361,7 +367,7 @@ fn killed_at_any_step_a_collection_keeps_the_living_and_the_next_one_completes_i
         assert_eq!((untouched.objects, untouched.kept), (0, 4));
         scratch.delete(&["two:1"], false).expect("unused");
         killed("collect_crash_child", COLLECTED_STORE, &scratch, point);
-        let checked = check(&scratch.store, true, &Watch::NOBODY).expect("checked");
+        let checked = check(&scratch.store, REHASH, &Watch::NOBODY).expect("checked");
         assert!(checked.findings.is_empty(), "{point}: {:?}", checked.findings);
         let rest = scratch.collect();
         assert_eq!(rest.kept, 2, "{point}");

@@ -6,6 +6,7 @@
 
 pub mod builder;
 pub mod checkout;
+mod derived;
 pub mod export;
 pub mod import;
 pub mod manifest;
@@ -20,6 +21,7 @@ pub mod templates;
 mod trail;
 
 pub use builder::{LayerBuilder, NodeId};
+pub use derived::Derived;
 pub use manifest::{
     Entry, EntryKind, FileKind, Inode, Manifest, ManifestError, Metadata, ObjectRef, Origin,
     Timestamp, TreeIno,

@@ -29,9 +29,9 @@ use crate::sys::durable::{self, Existing};
 /// Layers, merged trees and templates of a store.
 #[derive(Debug)]
 pub struct Layers {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     layers: OwnedFd,
-    trees: OwnedFd,
+    pub(super) trees: OwnedFd,
     templates: Templates,
 }
 
@@ -424,7 +424,11 @@ impl Layers {
     }
 
     /// Locks one of the directories until the returned descriptor is closed.
-    fn lock(&self, dir: &OwnedFd, operation: FlockOperation) -> Result<OwnedFd, LayersError> {
+    pub(super) fn lock(
+        &self,
+        dir: &OwnedFd,
+        operation: FlockOperation,
+    ) -> Result<OwnedFd, LayersError> {
         // A flock belongs to an open file: each holder needs its own.
         open_dir(dir.as_fd(), ".")
             .and_then(|fd| {
@@ -447,7 +451,7 @@ fn stage(staging: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn open_file(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+pub(super) fn open_file(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&file)?;

@@ -46,13 +46,16 @@ fn a_damaged_tree_is_made_again_by_the_next_mount() {
 }
 
 #[test]
-fn a_check_finds_a_tree_with_one_altered_byte_and_makes_it_again() {
+fn a_check_finds_a_tree_with_one_altered_byte_and_makes_it_again_if_told() {
     let stage = Stage::new("damage");
     let tree = only(&stage, "trees");
     let good = fs::read(&tree).unwrap();
     let end = u64::try_from(good.len()).unwrap();
     for offset in [end / 3, end / 2, end - 9] {
         flip(&tree, offset);
+        refused(&mut stage.mica(["store", "check"]), &["the tree of", "--fix"]);
+        assert!(fs::read(&tree).unwrap() != good, "a check alone changed something");
+        stage.mica(["store", "check", "--fix"]).succeed();
         stage.check();
         assert!(fs::read(&tree).unwrap() == good, "offset {offset} was not made good");
     }

@@ -7,6 +7,7 @@
 
 mod archives;
 mod catalog;
+mod check;
 mod damage;
 mod descriptors;
 mod foreign;

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::arguments::Demo;
 use super::output::{Output, count, size};
-use crate::host::check::{Watch, check};
+use crate::host::check::{CheckOptions, Watch, check};
 use crate::host::import::{ImportRequest, import_template};
 use crate::host::launch::{self, MountSpec, Ready};
 use crate::host::options::GenericOptions;
@@ -226,8 +226,11 @@ impl Play<'_> {
         for root in roots.iter().filter(|root| root.name != CHANGED) {
             compare::same(original, &root.mountpoint, &|| self.proceed())?;
         }
-        let checked =
-            check(store, true, &Watch { proceed: &|| self.proceed().is_ok(), hashed: &|_| {} })?;
+        let checked = check(
+            store,
+            CheckOptions { rehash: true, fix: false },
+            &Watch { proceed: &|| self.proceed().is_ok(), hashed: &|_| {} },
+        )?;
         self.proceed()?;
         if let Some(finding) = checked.findings.first() {
             bail!("the template changed: {finding}");

@@ -15,6 +15,7 @@ use anyhow::Result;
 
 use super::arguments::StoreVerb;
 use super::output::Output;
+use crate::host::check::CheckOptions;
 
 pub(super) fn run(verb: StoreVerb, store: &Path, output: &Output) -> Result<ExitCode> {
     match verb {
@@ -22,7 +23,9 @@ pub(super) fn run(verb: StoreVerb, store: &Path, output: &Output) -> Result<Exit
         StoreVerb::WhoHas(asked) => who_has::run(&asked, store, *output),
         StoreVerb::Gc { dry_run, json } => gc::run(dry_run, json, store, *output),
         StoreVerb::Scrub(wanted) => scrub::run(&wanted, store, *output),
-        StoreVerb::Check { rehash, json } => check::run(rehash, json, store, *output),
+        StoreVerb::Check { rehash, fix, json } => {
+            check::run(CheckOptions { rehash, fix }, json, store, *output)
+        }
         StoreVerb::Forget { root, force, dry_run } => {
             forget::run(&root, force, dry_run, store, *output)
         }

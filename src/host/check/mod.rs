@@ -1,13 +1,21 @@
-//! Checking a store: does everything that is named exist, and is it what its name says.
+//! Checking a store: does everything that is named exist, is it what its name says, and is what
+//! is derived what making it anew gives.
+//!
+//! Nothing but derived things is ever replaced, and nothing at all removed: what cannot be derived
+//! is told.
+
+mod derived;
+mod privates;
 
 use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::error::HostError;
-use super::roots::Roots;
-use super::store::{Store, StoreLock};
-use crate::layer::{LayerId, Layers, LayersError, Stack, Template, TemplateName};
+use crate::catalog::{Catalog, CatalogError};
+use crate::host::error::HostError;
+use crate::host::roots::Roots;
+use crate::host::store::{Store, StoreLock};
+use crate::layer::{LayerId, LayerPath, Layers, LayersError, Stack, Template, TemplateName};
 use crate::object::{ObjectId, Objects, Verdict};
 
 /// What a check looked at and found wrong.
@@ -23,6 +31,12 @@ pub struct Checked {
     pub objects: u64,
     /// Bytes of objects that were read again and hashed.
     pub hashed_bytes: u64,
+    /// Entries of private layers.
+    pub private_files: u64,
+    /// Those whose content is an object.
+    pub references: u64,
+    /// What was derived and wrong, and was made anew.
+    pub fixed: Vec<String>,
     /// What is wrong, worst kind first.
     pub findings: Vec<Finding>,
 }
@@ -66,6 +80,29 @@ pub enum Finding {
         /// The layer that names it.
         layer: LayerId,
     },
+    /// An entry of a private layer cannot be understood; the root answers EIO there.
+    PrivateDamaged {
+        /// The root.
+        root: String,
+        /// Where in it.
+        path: LayerPath,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A private file stands for an object that is not there.
+    LostReference {
+        /// The root.
+        root: String,
+        /// The file.
+        path: LayerPath,
+        /// The object.
+        object: ObjectId,
+    },
+    /// Something derived is not what making it anew gives.
+    Derived {
+        /// What, in a sentence.
+        what: String,
+    },
     /// A registered root's private directory is gone.
     PrivateGone {
         /// The root.
@@ -87,7 +124,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unusable { what, source, .. } => {
-                write!(f, "{what} cannot be used: {}", super::sentence(source))
+                write!(f, "{what} cannot be used: {}", crate::host::sentence(source))
             }
             Self::Missing { object, layer } => write!(
                 f,
@@ -99,6 +136,17 @@ impl fmt::Display for Finding {
                 "object {object} of layer {layer} was altered; restore it with `mica template check \
                  --fix SOURCE`"
             ),
+            Self::PrivateDamaged { root, path, reason } => {
+                write!(f, "{path} of root {root} is damaged in its private directory: {reason}")
+            }
+            Self::LostReference { root, path, object } => write!(
+                f,
+                "{path} of root {root} is object {object}, which is missing; import what has that \
+                 content again"
+            ),
+            Self::Derived { what } => {
+                write!(f, "{what}; `mica store check --fix` makes it again")
+            }
             Self::PrivateGone { root, private } => write!(
                 f,
                 "the private directory {} of root {root} is gone; mount its disk, or let the \
@@ -109,25 +157,54 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Checks every template, every registered root, their layers and trees, and that each
-/// object they name is there; with `rehash` also that it has the content it should have.
+/// What a check is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckOptions {
+    /// Read every object again and compare it with its digest.
+    pub rehash: bool,
+    /// Make anew what is derived and wrong.
+    pub fix: bool,
+}
+
+/// Checks every template, every registered root with its private layer, their layers, trees and
+/// reverse indexes, and that each object they name is there.
 ///
 /// `watch` is asked and told between objects.
 ///
 /// # Errors
 /// Only what keeps the check from being made; what it finds is in the answer.
-pub fn check(store: &Store, rehash: bool, watch: &Watch<'_>) -> Result<Checked, HostError> {
-    let mut check = Check::begin(store, rehash, watch)?;
+pub fn check(
+    store: &Store,
+    options: CheckOptions,
+    watch: &Watch<'_>,
+) -> Result<Checked, HostError> {
+    let mut check = Check::begin(store, options, watch)?;
+    let catalog = Catalog::open(store.path()).map_err(|error| match error {
+        CatalogError::Layers(error) => HostError::from(error),
+        CatalogError::Manifest(error) => error.into(),
+    })?;
     let mut stacks = check.templates(None)?;
-    for record in Roots::open(store)?.list()? {
+    let mut records = Vec::new();
+    for listed in Roots::open(store)?.list_each()? {
         check.checked.roots += 1;
-        if let Some(private) = record.private.filter(|private| !private.exists()) {
-            let root = record.name.clone();
-            check.checked.findings.push(Finding::PrivateGone { root, private });
+        match listed {
+            Ok(record) => {
+                stacks.push((format!("root {}", record.name), record.stack.clone()));
+                records.push(record);
+            }
+            Err(source) => check.checked.findings.push(Finding::Unusable {
+                what: "a root's record".to_owned(),
+                layer: None,
+                source: source.into(),
+            }),
         }
-        stacks.push((format!("root {}", record.name), record.stack));
     }
-    check.stacks(stacks)
+    check.stacks(stacks, Some(&catalog))?;
+    for record in &records {
+        check.private(record);
+    }
+    check.remembered(&records, &catalog);
+    Ok(check.finish())
 }
 
 /// Checks these templates alone (without names: all of them), and that each of their objects has the content it should
@@ -140,29 +217,38 @@ pub fn check_templates(
     names: Option<&[TemplateName]>,
     watch: &Watch<'_>,
 ) -> Result<Checked, HostError> {
-    let mut check = Check::begin(store, true, watch)?;
+    let mut check = Check::begin(store, CheckOptions { rehash: true, fix: true }, watch)?;
     let stacks = check.templates(names)?;
-    check.stacks(stacks)
+    check.stacks(stacks, None)?;
+    Ok(check.finish())
 }
 
 struct Check<'a> {
     layers: Layers,
     objects: Objects,
     rehash: bool,
+    fix: bool,
     watch: &'a Watch<'a>,
     checked: Checked,
+    seen_objects: HashSet<ObjectId>,
     _store: StoreLock,
 }
 
 impl<'a> Check<'a> {
-    fn begin(store: &Store, rehash: bool, watch: &'a Watch<'a>) -> Result<Self, HostError> {
+    fn begin(
+        store: &Store,
+        options: CheckOptions,
+        watch: &'a Watch<'a>,
+    ) -> Result<Self, HostError> {
         let lock = store.share()?;
         Ok(Self {
             layers: Layers::open(store.path())?,
             objects: Objects::open(store.path())?,
-            rehash,
+            rehash: options.rehash,
+            fix: options.fix,
             watch,
             checked: Checked::default(),
+            seen_objects: HashSet::new(),
             _store: lock,
         })
     }
@@ -201,10 +287,14 @@ impl<'a> Check<'a> {
         Ok(stacks)
     }
 
-    fn stacks(mut self, stacks: Vec<(String, Stack)>) -> Result<Checked, HostError> {
+    /// Checks the layers of these stacks and what they name; with a catalog also the index.
+    fn stacks(
+        &mut self,
+        stacks: Vec<(String, Stack)>,
+        catalog: Option<&Catalog>,
+    ) -> Result<(), HostError> {
         let mut seen_stacks = HashSet::new();
         let mut seen_layers = HashSet::new();
-        let mut seen_objects = HashSet::new();
         for (owner, stack) in stacks {
             if !seen_stacks.insert(stack.id()) {
                 continue;
@@ -229,9 +319,9 @@ impl<'a> Check<'a> {
                 };
                 for object in manifest.objects() {
                     if !(self.watch.proceed)() {
-                        return Ok(self.checked);
+                        return Ok(());
                     }
-                    if seen_objects.insert(object.id) {
+                    if self.seen_objects.insert(object.id) {
                         let checked = &mut self.checked;
                         let before = checked.hashed_bytes;
                         check_object(&self.objects, object.id, *id, self.rehash, checked)?;
@@ -239,15 +329,16 @@ impl<'a> Check<'a> {
                     }
                 }
             }
-            // A tree is derived: a damaged one is made again by looking at it.
-            if whole && let Err(source) = self.layers.tree_verified(&stack) {
-                let what = format!("the tree of {owner}");
-                let finding = Finding::Unusable { what, layer: None, source: source.into() };
-                self.checked.findings.push(finding);
+            if whole {
+                self.derived(&owner, &stack, catalog);
             }
         }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Checked {
         self.checked.findings.sort_by_key(|finding| !finding.is_damage());
-        Ok(self.checked)
+        self.checked
     }
 }
 

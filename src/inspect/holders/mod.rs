@@ -28,7 +28,7 @@ use crate::catalog::{Catalog, CatalogError, Glance, Held, Kept, RootKey, Session
 use crate::host::{RootRecord, sentence};
 use crate::layer::{LayerId, LayerPath, Stack, StackId, Template, TemplateName};
 use crate::object::{ObjectId, identify};
-use roots::{Asked, Holdings, Root, key_of};
+use roots::{Asked, Holdings, Root};
 use stacks::Opened;
 
 pub use glob::Glob;
@@ -314,7 +314,7 @@ impl Inquiry<'_> {
         let mut records: Vec<&RootRecord> = self.records.iter().collect();
         each(&mut records, |record| {
             let stack = by_id.get(&record.stack.id()).copied();
-            let glance = self.glances.get(&key_of(record)).copied();
+            let glance = self.glances.get(&record.key()).copied();
             Root::look(self.library, record, stack, glance, self.session, self.scan)
         })
     }

@@ -54,7 +54,7 @@ impl<'a> Root<'a> {
         let mut root = Self {
             library,
             record,
-            key: key_of(record),
+            key: record.key(),
             stack,
             glance: Glance::default(),
             walked: None,
@@ -374,12 +374,6 @@ impl Holdings {
             .collect();
         Some(Holding { root: root.name.clone(), template: root.template.clone(), files })
     }
-}
-
-/// The eight bytes that the registry names a root by.
-pub(super) fn key_of(record: &RootRecord) -> RootKey {
-    let id = record.id.to_string();
-    u64::from_str_radix(&id, 16).unwrap_or_default().to_be_bytes()
 }
 
 /// What a private layer has under a path.

@@ -1,0 +1,138 @@
+//! What private layers refer to: their tree by origin marks, the store by object marks.
+//!
+//! Reads directories and marks, never content, and takes no lock: of a mounted root it tells
+//! what was there when it came by.
+
+use rustix::io::Errno;
+
+use super::{Check, Finding};
+use crate::host::roots::RootRecord;
+use crate::layer::{FileKind, LayerPath, TreeIno};
+use crate::object::ObjectId;
+use crate::sys::inode;
+use crate::union::UnionError;
+use crate::union::upper::{Bytes, Entry, Kept, Upper, hides};
+
+/// A directory on the way. A container may make as many as it likes, so few of them are open.
+struct Place {
+    dir: Kept,
+    origin: Option<TreeIno>,
+    path: LayerPath,
+}
+
+impl Check<'_> {
+    /// Checks the private layer of `record`.
+    pub(super) fn private(&mut self, record: &RootRecord) {
+        let Some(private) = &record.private else { return };
+        if !private.exists() {
+            let (root, private) = (record.name.clone(), private.clone());
+            self.checked.findings.push(Finding::PrivateGone { root, private });
+            return;
+        }
+        let root = record.name.clone();
+        let upper = match Upper::open(private, &self.layers) {
+            Ok(upper) => upper,
+            Err(error) => {
+                let (path, reason) = (LayerPath::root(), crate::host::sentence(&error));
+                self.checked.findings.push(Finding::PrivateDamaged { root, path, reason });
+                return;
+            }
+        };
+        if !upper.stack().layers().starts_with(record.stack.layers()) {
+            let reason = "it lies on another stack than the root is registered with".to_owned();
+            let path = LayerPath::root();
+            self.checked.findings.push(Finding::PrivateDamaged { root, path, reason });
+            return;
+        }
+        if let Err((path, error)) = self.walk(record, &upper) {
+            let reason = error.to_string();
+            self.checked.findings.push(Finding::PrivateDamaged { root, path, reason });
+        }
+    }
+
+    fn walk(&mut self, record: &RootRecord, upper: &Upper) -> Result<(), (LayerPath, UnionError)> {
+        let top = LayerPath::root;
+        let root = match upper.root() {
+            Ok(root) => root,
+            Err(error) => {
+                self.damaged(record, top(), &error.to_string());
+                return Ok(());
+            }
+        };
+        let origin = root.origin;
+        let mut left = vec![Place { dir: Kept::new(root.fd, 0), origin, path: top() }];
+        while let Some(place) = left.pop() {
+            if !(self.watch.proceed)() {
+                return Ok(());
+            }
+            let fail = |errno: Errno| (place.path.clone(), UnionError::from(errno));
+            let dir = match place.dir.open(upper) {
+                Ok(dir) => dir,
+                // Removed since its name was read.
+                Err(Errno::NOENT | Errno::STALE) => continue,
+                Err(errno) => return Err(fail(errno)),
+            };
+            for name in upper.names(&*dir).map_err(fail)? {
+                if hides(&name) {
+                    continue;
+                }
+                let Ok(file_name) = crate::layer::FileName::new(&name.name) else { continue };
+                let path = place.path.join(file_name);
+                let fd = match inode::open_path(&*dir, &name.name) {
+                    Ok(fd) => fd,
+                    Err(Errno::NOENT) => continue,
+                    Err(errno) => return Err((path, errno.into())),
+                };
+                self.checked.private_files += 1;
+                match upper.read(fd, place.origin, &name.name) {
+                    Ok(entry) => {
+                        self.entry(record, upper, &path, &entry);
+                        if entry.kind == FileKind::Directory {
+                            let origin = entry.origin;
+                            left.push(Place { dir: Kept::new(entry.fd, left.len()), origin, path });
+                        }
+                    }
+                    Err(error) => self.damaged(record, path, &error.to_string()),
+                }
+            }
+        }
+        for ino in upper.index().map_err(|errno| (top(), errno.into()))? {
+            let indexed = upper.tree().inode(ino).map_err(UnionError::from);
+            if let Err(error) = indexed.and_then(|inode| upper.indexed(&inode)) {
+                let path = upper.tree().inode(ino).and_then(|inode| upper.tree().path(&inode));
+                let path = path.ok().and_then(|path| LayerPath::parse(&path).ok());
+                self.damaged(record, path.unwrap_or_default(), &format!("in index/: {error}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, record: &RootRecord, upper: &Upper, path: &LayerPath, entry: &Entry) {
+        match upper.bytes(entry) {
+            Ok(Bytes::Object { id, .. }) => self.reference(record, path, id),
+            Ok(Bytes::Private) => {}
+            Err(error) => self.damaged(record, path.clone(), &error.to_string()),
+        }
+    }
+
+    /// Checks that an object which a private file stands for is there.
+    fn reference(&mut self, record: &RootRecord, path: &LayerPath, object: ObjectId) {
+        self.checked.references += 1;
+        if self.seen_objects.contains(&object) {
+            return;
+        }
+        match self.objects.contains(&object) {
+            Ok(true) => {}
+            Ok(false) => {
+                let (root, path) = (record.name.clone(), path.clone());
+                self.checked.findings.push(Finding::LostReference { root, path, object });
+            }
+            Err(error) => self.damaged(record, path.clone(), &crate::host::sentence(&error)),
+        }
+    }
+
+    fn damaged(&mut self, record: &RootRecord, path: LayerPath, reason: &str) {
+        let (root, reason) = (record.name.clone(), reason.to_owned());
+        self.checked.findings.push(Finding::PrivateDamaged { root, path, reason });
+    }
+}
