@@ -294,7 +294,7 @@ mod tests {
         let registry = Registry::open(store.path()).expect("made");
         let one = recorded("web1");
         registry.create(&one, |_| Ok(())).expect("made");
-        assert_eq!(registry.list().expect("listed"), [one.clone()]);
+        assert_eq!(registry.list().expect("listed"), std::slice::from_ref(&one));
         let failed = registry.create(&recorded("web2"), |_| {
             Err(NodeError::NoContainer { wanted: "x".to_owned(), hint: String::new() })
         });

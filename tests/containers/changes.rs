@@ -276,7 +276,7 @@ fn what_a_quiet_mount_would_have_said_is_said_by_the_next() {
     script(&source, "echo new >etc/conf");
     stage.store.mica(["template", "import", "base", "--replace"]).arg(&source).succeed();
     let at = stage.scratch.mountpoint("ct");
-    let mut mount = |quiet: &[&str]| {
+    let mount = |quiet: &[&str]| {
         let mut mount = stage.store.mica(["mount", "base"]);
         mount.arg(&at).arg("--private").arg(stage.private("ct")).args(quiet);
         let told = String::from_utf8_lossy(&mount.capture().stderr).into_owned();
