@@ -6,6 +6,7 @@
 //! Nothing survives: the scratch directory goes with the value that made it; after a crash
 //! it is named `.mica-doctor-…` and may be removed.
 
+mod container_probes;
 mod host_probes;
 mod namespace;
 mod root_probes;
@@ -51,6 +52,12 @@ pub enum Capability {
     IdmappedMount,
     /// FUSE requests can be served through io_uring.
     Uring,
+    /// Containers can be limited, counted and paused.
+    Cgroups,
+    /// Containers can have a network of their own.
+    ContainerNetwork,
+    /// It can be held to a rate.
+    NetworkRates,
 }
 
 /// How much a missing capability matters.
@@ -99,6 +106,9 @@ impl Capability {
             Self::Verity => "fs-verity",
             Self::IdmappedMount => "idmapped mount",
             Self::Uring => "FUSE over io_uring",
+            Self::Cgroups => "cgroup limits",
+            Self::ContainerNetwork => "container network",
+            Self::NetworkRates => "network rates",
         }
     }
 
@@ -113,7 +123,10 @@ impl Capability {
             | Self::Reflink
             | Self::FileHandles
             | Self::Cachestat
-            | Self::Verity => Need::Wanted,
+            | Self::Verity
+            | Self::Cgroups
+            | Self::ContainerNetwork
+            | Self::NetworkRates => Need::Wanted,
             Self::IdmappedMount | Self::Uring => Need::Future,
         }
     }
@@ -148,6 +161,18 @@ impl Capability {
                  CONFIG_FS_VERITY; until then only `mica store scrub` notices a bad disk"
             }
             Self::IdmappedMount => "use Linux 6.12 or newer",
+            Self::Cgroups => {
+                "mount cgroup2 on /sys/fs/cgroup, with every controller (no cgroup_disable= on \
+                 the kernel's command line); what is named is not held until then"
+            }
+            Self::ContainerNetwork => {
+                "apt-get install nftables; use a kernel with bridge, veth, nf_tables and NAT; until \
+                 then containers run with --network none or host"
+            }
+            Self::NetworkRates => {
+                "use a kernel with sch_tbf, sch_ingress, cls_u32, act_mirred and ifb; until then \
+                 limits.network is not held"
+            }
             Self::Uring => {
                 "echo Y > /sys/module/fuse/parameters/enable_uring (Linux 6.14 or newer)"
             }
@@ -191,6 +216,7 @@ pub fn examine(store: &Path, program: &Path) -> io::Result<Report> {
     let mut findings = host_probes::try_all(scratch.path());
     let root = root_probes::try_all(&scratch, program);
     findings.extend(root);
+    findings.extend(container_probes::try_all(scratch.path()));
     findings.sort_by_key(|finding| match finding.need {
         Need::Required => 0,
         Need::Wanted => 1,

@@ -77,6 +77,16 @@ pub fn enter_own_user_namespace() -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWUSER) }?)
 }
 
+/// Moves this thread alone into a network namespace of its own.
+///
+/// # Errors
+/// `EPERM` without CAP_SYS_ADMIN, `ENOSPC` at the host's limit of namespaces.
+pub fn enter_own_network_namespace() -> io::Result<()> {
+    // SAFETY: CLONE_NEWNET does not touch the descriptor table, which is all that makes
+    // unshare(2) unsafe.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::error::NetworkError;
+use crate::sys::process::enter_own_network_namespace;
 
 /// Where a network is: this process's own namespace, or another one.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +31,26 @@ impl Namespace {
         Ok(Self(Some(Arc::new(file.into()))))
     }
 
+    /// A new one, with nothing in it but `lo`, switched off. It lives as long as this value, and as
+    /// anybody in it.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_SYS_ADMIN.
+    pub fn fresh() -> Result<Self, NetworkError> {
+        let own = Path::new("/proc/thread-self/ns/net");
+        let make = || {
+            enter_own_network_namespace()?;
+            File::open(own)
+        };
+        let file = std::thread::scope(|scope| match scope.spawn(make).join() {
+            Ok(made) => made,
+            // What panicked there panics here.
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        let file = file.map_err(NetworkError::system("make a network namespace at", own))?;
+        Ok(Self(Some(Arc::new(file.into()))))
+    }
+
     /// A descriptor of it.
     pub(super) fn descriptor(&self) -> Result<Arc<OwnedFd>, NetworkError> {
         match &self.0 {
@@ -44,7 +65,10 @@ impl Namespace {
     }
 
     /// Runs `act` there.
-    pub(super) fn run<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T, NetworkError> {
+    ///
+    /// # Errors
+    /// When it cannot be entered; `act` has not run then.
+    pub fn run<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T, NetworkError> {
         match &self.0 {
             None => Ok(act()),
             Some(namespace) => within(namespace.as_fd(), act),
