@@ -50,6 +50,12 @@ pub(super) enum Verb {
     /// What `doctor` starts to try idmapped mounts
     #[command(hide = true)]
     UserNamespace,
+    /// What watches a container
+    #[command(hide = true)]
+    ContainerMonitor(ContainerMonitor),
+    /// What makes a container's init, or runs a command beside it
+    #[command(hide = true)]
+    ContainerLaunch(ContainerLaunch),
     /// Unmount a root and end its process
     #[command(alias = "unmount")]
     Umount(Umount),
@@ -255,6 +261,23 @@ pub(super) struct MountProcess {
     _template: OsString,
     #[arg(value_name = "MOUNTPOINT")]
     _mountpoint: OsString,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ContainerMonitor {
+    pub(super) bundle: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ContainerLaunch {
+    #[command(subcommand)]
+    pub(super) what: LaunchVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LaunchVerb {
+    Create { bundle: PathBuf },
+    Exec { bundle: PathBuf, name: String },
 }
 
 #[derive(Debug, Args)]

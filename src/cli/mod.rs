@@ -5,6 +5,7 @@
 
 mod arguments;
 mod commit;
+mod container_process;
 mod demo;
 mod diff;
 mod doctor;
@@ -79,6 +80,8 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Layer(verb) => layer::run(verb, &store, &output),
         Verb::Mount(wanted) => mount::run(*wanted, &store, &output),
         Verb::MountProcess(_) => mount::run_process(),
+        Verb::ContainerMonitor(wanted) => container_process::monitor(&wanted),
+        Verb::ContainerLaunch(wanted) => Ok(container_process::launch(wanted)),
         Verb::UserNamespace => doctor::run_user_namespace(),
         Verb::Umount(wanted) => umount::run(&wanted, &store, &output),
         Verb::Info(wanted) => info::run(&wanted, &store, &output),

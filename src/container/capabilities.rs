@@ -103,3 +103,9 @@ pub fn of(config: &ContainerConfig, held: u64) -> Vec<&'static str> {
     });
     wanted.map(|(_, name)| *name).collect()
 }
+
+/// The bit of a capability by its full name, such as `CAP_CHOWN`.
+pub(super) fn bit(name: &str) -> Option<u64> {
+    let name = name.strip_prefix("CAP_").unwrap_or(name);
+    ALL.iter().position(|other| *other == name).map(|number| 1 << number)
+}

@@ -15,6 +15,8 @@ pub mod inode;
 pub mod lease;
 pub mod map;
 pub mod mount;
+pub mod namespace;
 pub mod process;
 pub mod signal;
+pub mod terminal;
 pub mod verity;

@@ -311,6 +311,15 @@ impl ContainerConfig {
         self.hostname.as_deref().unwrap_or(self.name.as_str())
     }
 
+    /// The number of the signal that asks the init to end: systemd takes SIGRTMIN+3 for "halt".
+    #[must_use]
+    pub fn ending_signal(&self) -> i32 {
+        const HALT: i32 = 37;
+        const TERM: i32 = 15;
+        let usual = if self.kind == Kind::System { HALT } else { TERM };
+        self.stop_signal.unwrap_or(usual)
+    }
+
     /// Sets one thing under any of its names; leading dashes don't count, `_` is `-`, and an empty
     /// value takes the setting back. Returns the key that was meant.
     ///
