@@ -4,6 +4,7 @@
 //! after it. docs/ARCHITECTURE.md draws the map and `tests/layers.rs` holds it.
 
 pub mod api;
+pub mod bench;
 pub mod catalog;
 pub mod cli;
 pub mod container;

@@ -1,10 +1,12 @@
 //! The grammar: `mica [NOUN] VERB TARGET…`.
 
+mod bench;
 mod templates;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+pub(super) use bench::{Bench, BenchPart, BenchVerb};
 pub(super) use templates::{
     Cat, FileType, Files, LayerVerb, TemplateCheck, Tree, TreeDiff, TreeShape,
 };
@@ -78,6 +80,11 @@ pub(super) enum Verb {
     Doctor(Doctor),
     /// Show what Mica does, on a scratch store made of this host's own programs
     Demo(Demo),
+    /// Measure disk, memory and speed of roots beside their peers, and write a report
+    Bench(Box<Bench>),
+    /// What `bench` starts in namespaces of its own
+    #[command(hide = true)]
+    BenchProcess,
     /// Print a script that completes commands in a shell
     Completions {
         /// The shell

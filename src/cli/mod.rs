@@ -4,6 +4,7 @@
 //! it asks `host` and `doctor`. Nothing here survives the process.
 
 mod arguments;
+mod bench;
 mod commit;
 mod container_process;
 mod demo;
@@ -96,6 +97,8 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         }
         Verb::Doctor(wanted) => doctor::run(&wanted, &store, &output),
         Verb::Demo(wanted) => demo::run(&wanted, &output),
+        Verb::Bench(wanted) => bench::run_bench(&wanted, &store, &output),
+        Verb::BenchProcess => bench::run_process(),
         Verb::Completions { shell } => done(reference::completions(shell, output)),
         Verb::Man { dir } => done(reference::man(&dir, output)),
         Verb::Reference => done(reference::markdown(output)),

@@ -114,6 +114,14 @@ impl Output {
         }
     }
 
+    /// Prints what goes on to standard error, for a person who looks.
+    pub(super) fn shown(self, text: impl std::fmt::Display) {
+        if !self.quiet {
+            // Without standard error there is nobody to tell.
+            let _told = writeln!(io::stderr().lock(), "{text}\n");
+        }
+    }
+
     /// Prints a value as JSON.
     pub(super) fn json(self, value: &impl Serialize) -> Result<()> {
         self.pour(|out| {

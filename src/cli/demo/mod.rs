@@ -3,7 +3,6 @@
 
 mod compare;
 mod scratch;
-mod working_set;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -15,6 +14,7 @@ use serde::Serialize;
 
 use super::arguments::Demo;
 use super::output::{Output, count, size};
+use crate::bench::working_set::{WorkingSet, find_program};
 use crate::host::check::{CheckOptions, Watch, check};
 use crate::host::import::{ImportRequest, import_template};
 use crate::host::launch::{self, MountSpec, Ready};
@@ -22,7 +22,6 @@ use crate::host::options::GenericOptions;
 use crate::host::{Store, footprint, interrupt_flag};
 use crate::layer::import::{Choice, Excludes, Silent};
 use scratch::Scratch;
-use working_set::{WorkingSet, find_program};
 
 /// The template of the demo.
 const TEMPLATE: &str = "demo:1";
@@ -101,7 +100,7 @@ impl Play<'_> {
         let copies: Vec<PathBuf> =
             ROOTS.iter().map(|name| self.scratch.path().join(format!("copy-of-{name}"))).collect();
         for copy in &copies {
-            set.copy_to(copy, &|| self.proceed())?;
+            set.copy_to(copy, &|| self.proceed().is_ok())?;
         }
         let [original, ..] = copies.as_slice() else { bail!("there are no copies") };
         let interpreter =

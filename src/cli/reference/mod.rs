@@ -56,7 +56,9 @@ fn reference() -> Result<String> {
     for arg in top.get_arguments().filter(global) {
         describe(&mut text, arg)?;
     }
-    for command in visible(&top).into_iter().skip(1).filter(|one| !one.has_subcommands()) {
+    // `mica bench` alone does something, and so does `mica bench compare`.
+    let runs = |one: &&Command| !one.is_subcommand_required_set();
+    for command in visible(&top).into_iter().skip(1).filter(runs) {
         section(&mut text, command)?;
     }
     Ok(text)

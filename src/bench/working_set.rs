@@ -1,16 +1,16 @@
-//! The files of this host that the demo makes a template of: some programs, the
-//! libraries they load, and every symbolic link on the way to them.
+//! Files of this host that a template can be made of: some programs, the libraries they
+//! load, and every symbolic link on the way to them.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
-
-/// What the steps of the demo run; without one of these there is no demo.
+/// What the steps of the demo run; without one of these there is no template.
 const NEEDED: &[&str] = &["sh", "cat", "cp", "grep", "ls", "mv", "rm", "sha256sum", "wc"];
 
 /// What else a working set is made of, where it exists.
@@ -28,11 +28,55 @@ const INTERPRETERS: &[(&str, &str)] = &[
 /// Texts, so that there is something to read and change.
 const TEXTS: &[&str] = &["/etc/os-release", "/etc/passwd", "/etc/group", "/etc/nsswitch.conf"];
 
-/// Parts of an interpreter's library that no demo needs.
+/// Parts of an interpreter's library that nobody runs here.
 const LEFT_OUT: &[&str] = &["__pycache__", "dist-packages", "idlelib", "site-packages", "test"];
 
 /// As many symbolic links as the kernel itself follows in one path.
 const LINK_LIMIT: usize = 40;
+
+/// Why no template can be made of this host.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkingSetError {
+    /// A program is not there.
+    #[error("the program {0:?} is needed and not in any of {DIRECTORIES:?}")]
+    Missing(&'static str),
+    /// Something cannot be looked at, read, run or written.
+    #[error("cannot {what} {}", path.display())]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A path leads round in circles.
+    #[error("too many symbolic links on the way to {}", .0.display())]
+    Links(PathBuf),
+    /// Neither a file nor a directory.
+    #[error("{} is neither a file nor a directory", .0.display())]
+    Kind(PathBuf),
+    /// A program that was asked about itself or another one failed.
+    #[error("{} cannot say {what}: {said}", program.display())]
+    Program {
+        /// The program.
+        program: PathBuf,
+        /// What it was asked.
+        what: &'static str,
+        /// What it said.
+        said: String,
+    },
+    /// The caller wants no more.
+    #[error("interrupted")]
+    Stopped,
+}
+
+type Result<T, E = WorkingSetError> = std::result::Result<T, E>;
+
+fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WorkingSetError {
+    let path = path.to_owned();
+    move |source| WorkingSetError::System { what, path, source }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Item {
@@ -43,21 +87,24 @@ enum Item {
 
 /// A set of host paths that can run on its own in a chroot.
 #[derive(Debug, Default)]
-pub(super) struct WorkingSet {
+pub struct WorkingSet {
     items: BTreeMap<PathBuf, Item>,
     /// The programs in it, by name.
-    pub(super) programs: Vec<String>,
+    pub programs: Vec<String>,
     /// The interpreter in it, if the host has one.
-    pub(super) interpreter: Option<&'static str>,
+    pub interpreter: Option<&'static str>,
 }
 
 impl WorkingSet {
     /// Looks around on this host.
-    pub(super) fn of_this_host() -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`WorkingSetError`].
+    pub fn of_this_host() -> Result<Self> {
         let mut set = Self::default();
         for name in NEEDED {
             if !set.add_program(name)? {
-                bail!("the demo needs the program {name:?} and did not find it in {DIRECTORIES:?}");
+                return Err(WorkingSetError::Missing(name));
             }
         }
         for name in WELCOME {
@@ -83,17 +130,22 @@ impl WorkingSet {
     }
 
     /// How many regular files there are.
-    pub(super) fn file_count(&self) -> usize {
+    pub fn file_count(&self) -> usize {
         self.items.values().filter(|item| **item == Item::File).count()
     }
 
     /// Makes a full copy under the new directory `target`: real data, nothing shared.
     ///
-    /// `proceed` is asked before each file and may end it with an error.
-    pub(super) fn copy_to(&self, target: &Path, proceed: &dyn Fn() -> Result<()>) -> Result<()> {
-        fs::create_dir_all(target)?;
+    /// `proceed` is asked before each file and may end it.
+    ///
+    /// # Errors
+    /// [`WorkingSetError::System`], [`WorkingSetError::Stopped`].
+    pub fn copy_to(&self, target: &Path, proceed: &dyn Fn() -> bool) -> Result<()> {
+        fs::create_dir_all(target).map_err(at("make", target))?;
         for (path, item) in &self.items {
-            proceed()?;
+            if !proceed() {
+                return Err(WorkingSetError::Stopped);
+            }
             let relative = path.strip_prefix("/").unwrap_or(path);
             let new = target.join(relative);
             match item {
@@ -101,18 +153,16 @@ impl WorkingSet {
                 Item::Link(link) => symlink(link, &new),
                 Item::File => copy(path, &new),
             }
-            .with_context(|| format!("cannot copy {} to {}", path.display(), new.display()))?;
+            .map_err(at("copy", path))?;
         }
-        fs::set_permissions(target.join("tmp"), fs::Permissions::from_mode(0o1777))?;
-        Ok(())
+        let tmp = target.join("tmp");
+        fs::set_permissions(&tmp, fs::Permissions::from_mode(0o1777)).map_err(at("open up", &tmp))
     }
 
     /// Adds a program and what it loads; says whether the host has it as a binary.
     fn add_program(&mut self, name: &str) -> Result<bool> {
         let Some(path) = find_program(name) else { return Ok(false) };
-        let found = loaded_by(&path)
-            .with_context(|| format!("cannot tell what {} loads", path.display()))?;
-        let Some(libraries) = found else { return Ok(false) };
+        let Some(libraries) = loaded_by(&path)? else { return Ok(false) };
         self.add_path(&path)?;
         for library in libraries {
             self.add_path(&library)?;
@@ -124,23 +174,30 @@ impl WorkingSet {
     fn add_modules(&mut self, interpreter: &str, question: &str) -> Result<()> {
         let Some(path) = find_program(interpreter) else { return Ok(()) };
         let flag = if interpreter == "perl" { "-e" } else { "-c" };
-        let output = Command::new(&path).args([flag, question]).env_clear().output()?;
+        let output = Command::new(&path).args([flag, question]).env_clear().output();
+        let output = output.map_err(at("run", &path))?;
         if !output.status.success() {
-            bail!("{} cannot say where its modules are", path.display());
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(WorkingSetError::Program {
+                program: path,
+                what: "where its modules are",
+                said,
+            });
         }
-        for directory in String::from_utf8(output.stdout)?.lines().filter(|line| !line.is_empty()) {
+        let text = String::from_utf8_lossy(&output.stdout);
+        for directory in text.lines().filter(|line| !line.is_empty()) {
             self.add_tree(Path::new(directory))?;
         }
         Ok(())
     }
 
     fn add_tree(&mut self, directory: &Path) -> Result<()> {
-        for entry in fs::read_dir(directory)? {
-            let entry = entry?;
+        for entry in fs::read_dir(directory).map_err(at("list", directory))? {
+            let entry = entry.map_err(at("list", directory))?;
             if LEFT_OUT.iter().any(|name| entry.file_name() == *name) {
                 continue;
             }
-            let kind = entry.file_type()?;
+            let kind = entry.file_type().map_err(at("look at", &entry.path()))?;
             if kind.is_dir() {
                 self.add_tree(&entry.path())?;
             } else if kind.is_file() {
@@ -161,14 +218,13 @@ impl WorkingSet {
                 continue;
             }
             done.push(part);
-            let metadata = fs::symlink_metadata(&done)
-                .with_context(|| format!("cannot look at {}", done.display()))?;
+            let metadata = fs::symlink_metadata(&done).map_err(at("look at", &done))?;
             let item = if metadata.is_symlink() {
                 links += 1;
                 if links > LINK_LIMIT {
-                    bail!("too many symbolic links on the way to {}", path.display());
+                    return Err(WorkingSetError::Links(path.to_owned()));
                 }
-                let link = fs::read_link(&done)?;
+                let link = fs::read_link(&done).map_err(at("read", &done))?;
                 todo.extend(parts(&link));
                 Item::Link(link)
             } else if metadata.is_dir() {
@@ -176,7 +232,7 @@ impl WorkingSet {
             } else if metadata.is_file() {
                 Item::File
             } else {
-                bail!("{} is neither a file nor a directory", done.display());
+                return Err(WorkingSetError::Kind(done));
             };
             let link = match &item {
                 Item::Link(link) => Some(link.is_absolute()),
@@ -199,7 +255,7 @@ impl WorkingSet {
 const DIRECTORIES: &[&str] = &["/usr/bin", "/bin", "/usr/sbin", "/sbin"];
 
 /// Finds a program of the host by name.
-pub(super) fn find_program(name: &str) -> Option<PathBuf> {
+pub fn find_program(name: &str) -> Option<PathBuf> {
     DIRECTORIES.iter().map(|directory| Path::new(directory).join(name)).find(|path| path.is_file())
 }
 
@@ -234,26 +290,33 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 ///
 /// `None` if the file is not an ELF program at all. The loader is asked, as ldd does.
 fn loaded_by(program: &Path) -> Result<Option<Vec<PathBuf>>> {
-    let Some(elf) = Elf::open(program)? else { return Ok(None) };
-    let Some(loader) = elf.interpreter()? else { return Ok(Some(Vec::new())) };
+    let Some(elf) = Elf::open(program).map_err(at("read", program))? else { return Ok(None) };
+    let loader = elf.interpreter().map_err(at("read", program))?;
+    let Some(loader) = loader else { return Ok(Some(Vec::new())) };
     let output = Command::new(&loader).arg("--list").arg(program).env_clear().output();
-    let output = output.with_context(|| format!("cannot run {}", loader.display()))?;
+    let output = output.map_err(at("run", &loader))?;
+    let failed = |said: &str| WorkingSetError::Program {
+        program: loader.clone(),
+        what: "what a program loads",
+        said: said.trim().to_owned(),
+    };
     if !output.status.success() {
-        bail!("{} --list: {}", loader.display(), String::from_utf8_lossy(&output.stderr).trim());
+        return Err(failed(&String::from_utf8_lossy(&output.stderr)));
     }
-    let mut libraries = listed(&String::from_utf8(output.stdout)?)?;
+    let libraries = listed(&String::from_utf8_lossy(&output.stdout));
+    let mut libraries = libraries.map_err(|line| failed(&line))?;
     libraries.push(loader);
     Ok(Some(libraries))
 }
 
 /// Reads the loader's list: `name => path (address)`, `path (address)`, or a name alone
-/// for what the kernel provides.
-fn listed(text: &str) -> Result<Vec<PathBuf>> {
+/// for what the kernel provides. An error is the line that names what is not there.
+fn listed(text: &str) -> Result<Vec<PathBuf>, String> {
     let mut libraries = Vec::new();
     for line in text.lines().map(str::trim) {
         let found = line.split_once("=> ").map_or(line, |(_, found)| found);
         if found == "not found" {
-            bail!("{line}");
+            return Err(line.to_owned());
         }
         let path = found.rsplit_once(" (").map_or(found, |(path, _)| path);
         if path.starts_with('/') {
@@ -271,7 +334,7 @@ struct Elf {
 }
 
 impl Elf {
-    fn open(path: &Path) -> Result<Option<Self>> {
+    fn open(path: &Path) -> io::Result<Option<Self>> {
         let file = File::open(path)?;
         let mut ident = [0; 6];
         let read = file.read_at(&mut ident, 0)?;
@@ -282,7 +345,7 @@ impl Elf {
     }
 
     /// The path in PT_INTERP; a static program has none.
-    fn interpreter(&self) -> Result<Option<PathBuf>> {
+    fn interpreter(&self) -> io::Result<Option<PathBuf>> {
         const PT_INTERP: u64 = 3;
         const LONGEST_PATH: u64 = 4096;
         // Offsets of e_phoff, e_phentsize, e_phnum; of p_offset and p_filesz in an entry.
@@ -298,10 +361,10 @@ impl Elf {
             }
             let offset = self.number(entry.saturating_add(offset), word)?;
             let length = self.number(entry.saturating_add(length), word)?.min(LONGEST_PATH);
-            let mut path = vec![0; usize::try_from(length)?];
+            let mut path = vec![0; usize::try_from(length).unwrap_or_default()];
             self.file.read_exact_at(&mut path, offset)?;
             let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
-            return Ok(Some(PathBuf::from(std::str::from_utf8(path)?)));
+            return Ok(Some(PathBuf::from(OsStr::from_bytes(path))));
         }
         Ok(None)
     }
@@ -373,9 +436,9 @@ mod tests {
         let set = WorkingSet::of_this_host().expect("a Debian host");
         assert!(set.file_count() > NEEDED.len());
         let scratch = tempfile::tempdir().expect("a scratch directory");
-        set.copy_to(&scratch.path().join("copy"), &|| Ok(())).expect("copied");
+        set.copy_to(&scratch.path().join("copy"), &|| true).expect("copied");
         assert!(scratch.path().join("copy/bin/sh").symlink_metadata().is_ok());
-        let stopped = set.copy_to(&scratch.path().join("two"), &|| bail!("interrupted"));
-        assert!(stopped.is_err());
+        let stopped = set.copy_to(&scratch.path().join("two"), &|| false);
+        assert!(matches!(stopped, Err(WorkingSetError::Stopped)), "{stopped:?}");
     }
 }

@@ -3,17 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::support::{Store, Succeed};
+use super::error::{BenchError, Result};
 
 /// Files in one directory of the big tree; Debian's /usr has 7.
 const FILES: usize = 10;
 /// Such directories in one package.
 const DIRECTORIES: usize = 100;
 /// Different contents in the big tree.
-const CONTENTS: u64 = 1000;
+const CONTENTS: usize = 1000;
 
 /// Names of a tree, relative to its top.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Names {
     /// All regular files.
     pub(super) files: Vec<PathBuf>,
@@ -29,28 +29,27 @@ pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
 }
 
 /// Makes a tree of `packages` × 1,000 small files under `usr/share`, from package `first` on.
-pub(super) fn tree(top: &Path, first: usize, packages: usize) -> Names {
+pub(super) fn tree(top: &Path, first: usize, packages: usize) -> Result<Names> {
     let mut names = Names::default();
-    let contents: Vec<Vec<u8>> = (0..CONTENTS)
-        .map(|seed| noise(64 + usize::try_from(seed * 37 % 3900).expect("small"), seed))
-        .collect();
+    let contents: Vec<Vec<u8>> =
+        (0..CONTENTS).zip(0..).map(|(at, seed)| noise(64 + at * 37 % 3900, seed)).collect();
     let mut next = contents.iter().cycle();
     for package in first..first + packages {
         let package = PathBuf::from(format!("usr/share/package-{package:03}"));
         names.directories.push(package.clone());
         for part in 0..DIRECTORIES {
             let dir = package.join(format!("part-{part:02}"));
-            fs::create_dir_all(top.join(&dir)).expect("a directory can be made");
+            directories(&top.join(&dir))?;
             for file in 0..FILES {
                 let path = dir.join(format!("component-{file}.conf"));
-                let content = next.next().expect("a cycle has no end");
-                fs::write(top.join(&path), content).expect("a file can be written");
+                let content = next.next().map_or(&[][..], Vec::as_slice);
+                fs::write(top.join(&path), content).map_err(BenchError::at("write", &path))?;
                 names.files.push(path);
             }
             names.directories.push(dir);
         }
     }
-    names
+    Ok(names)
 }
 
 /// Packages of a tree of so many files.
@@ -59,35 +58,23 @@ pub(super) fn packages(files: usize) -> usize {
 }
 
 /// Writes `content` as `path` below `top`.
-pub(super) fn file(top: &Path, path: &str, content: &[u8]) {
+pub(super) fn file(top: &Path, path: &str, content: &[u8]) -> Result<()> {
     let path = top.join(path);
-    fs::create_dir_all(path.parent().expect("a path below the top")).expect("a directory");
-    fs::write(path, content).expect("a file can be written");
+    directories(path.parent().unwrap_or(top))?;
+    fs::write(&path, content).map_err(BenchError::at("write", &path))
 }
 
-/// A store with one template, `tree`, of `lower`.
-pub(super) fn store_of(path: &Path, lower: &Path) -> Store {
-    let store = Store::at(path);
-    store.import("tree", lower);
-    store
+/// Makes a directory with all above it.
+pub(super) fn directories(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(BenchError::at("make", path))
 }
 
-/// A store with a template `tree` of as many layers as `lowers`, lowest first.
-pub(super) fn stacked(path: &Path, lowers: &[PathBuf]) -> Store {
-    let store = Store::at(path);
-    for (at, lower) in lowers.iter().enumerate() {
-        let mut import = store.mica(["template", "import", "tree"]);
-        import.arg(lower);
-        if at > 0 {
-            import.args(["--on", "tree", "--replace"]);
-        }
-        import.succeed();
-    }
-    store
+/// A length as an offset in a file.
+pub(super) fn bytes(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
 }
 
-/// Makes the dirty pages below `path` clean, so that nobody's figures pay for them.
-pub(super) fn settle(path: &Path) {
-    let dir = fs::File::open(path).expect("a directory of ours");
-    rustix::fs::syncfs(dir).expect("the disk takes it");
+/// The length of something that is to lie in memory.
+pub(super) fn length(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
