@@ -166,6 +166,8 @@ counters! {
     passthrough_refused,
     /// Nodes superseded by a copy-up beside open descriptors (answered ESTALE once).
     renumbered,
+    /// Private files whose place an object with the same content took.
+    replaced_by_objects,
     /// Backing files registered with the kernel.
     backings_registered,
     /// Backing files given up because the table was full.

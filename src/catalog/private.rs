@@ -5,6 +5,7 @@
 //! "s" root(8)  → stamp(16) files(u32) unhashed(u32) changed(u32) moved(u32)   one glance
 //! "b" root(8)  → stamp(16), then for each file: kind(1) digest(32) dev ino size (u64 each)
 //!                mtime ctime (i64 seconds, u32 nanoseconds each) length(u16) path
+//! "r" root(8)  → for each file that a re-share read: dev ino size mtime ctime digest(32)
 //! "h" byte(1)  → digest(32) root(8), sorted: who holds contents whose digest begins so
 //! ```
 //! All rows of a root change in one batch. A root's stamp tells whether its private layer can
@@ -228,12 +229,53 @@ impl Session {
             for root in &gone {
                 batch.remove(&row_key(b's', root));
                 batch.remove(&row_key(b'b', root));
+                batch.remove(&row_key(b'r', root));
             }
             for (root, (glance, kept)) in found {
                 batch.insert(&row_key(b's', root), write_glance(glance));
                 batch.insert(&row_key(b'b', root), encode(kept));
             }
             rows.apply_batch(batch)?;
+            rows.flush()?;
+            Ok(())
+        })
+    }
+}
+
+impl Session {
+    /// What files of a root hashed to when a re-share last read them.
+    ///
+    /// # Errors
+    /// As [`Session::glances`].
+    pub fn hashes(&self, root: &RootKey) -> Result<HashMap<Identity, ObjectId>, IndexError> {
+        self.run(|rows| match rows.get(row_key(b'r', root))? {
+            Some(bytes) => read_hashes(&bytes).ok_or(IndexError::Malformed),
+            None => Ok(HashMap::new()),
+        })
+    }
+
+    /// Remembers that, and forgets what was known before.
+    ///
+    /// # Errors
+    /// As [`Session::glances`].
+    pub fn remember_hashes(
+        &self,
+        root: &RootKey,
+        hashes: &HashMap<Identity, ObjectId>,
+    ) -> Result<(), IndexError> {
+        self.run(|rows| {
+            let key = row_key(b'r', root);
+            let bytes: Vec<u8> = hashes
+                .iter()
+                .flat_map(|(identity, content)| {
+                    [write_identity(identity), content.digest().as_bytes().to_vec()].concat()
+                })
+                .collect();
+            if bytes.is_empty() {
+                rows.remove(key)?;
+            } else {
+                rows.insert(key, bytes)?;
+            }
             rows.flush()?;
             Ok(())
         })
@@ -303,14 +345,7 @@ fn encode(kept: &[Kept]) -> Vec<u8> {
         };
         bytes.push(kind);
         bytes.extend_from_slice(&digest);
-        let Identity { dev, ino, size, mtime, ctime } = one.identity;
-        for number in [dev, ino, size] {
-            bytes.extend_from_slice(&number.to_le_bytes());
-        }
-        for (seconds, nanos) in [mtime, ctime] {
-            bytes.extend_from_slice(&seconds.to_le_bytes());
-            bytes.extend_from_slice(&nanos.to_le_bytes());
-        }
+        bytes.extend_from_slice(&write_identity(&one.identity));
         // A path that long cannot be opened; cut, it is found changed.
         let len = u16::try_from(one.path.len()).unwrap_or(u16::MAX);
         bytes.extend_from_slice(&len.to_le_bytes());
@@ -333,17 +368,38 @@ fn decode(bytes: &[u8], wanted: impl Fn(&[u8], &Held) -> bool) -> Option<Vec<Kep
             3 => Held::Moved(TreeIno::new(u32::from_le_bytes(*digest.first_chunk::<4>()?))?),
             _ => return None,
         };
-        let (dev, ino, size) = (from.u64()?, from.u64()?, from.u64()?);
-        let (mtime, ctime) = (from.time()?, from.time()?);
+        let identity = from.identity()?;
         let len = u16::from_le_bytes(*from.take::<2>()?);
         let (path, rest) = from.0.split_at_checked(usize::from(len))?;
         from.0 = rest;
-        let identity = Identity { dev, ino, size, mtime, ctime };
         if wanted(path, &held) {
             kept.push(Kept { path: path.to_vec(), identity, held });
         }
     }
     Some(kept)
+}
+
+fn write_identity(identity: &Identity) -> Vec<u8> {
+    let Identity { dev, ino, size, mtime, ctime } = *identity;
+    let mut bytes = Vec::with_capacity(48);
+    for number in [dev, ino, size] {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    for (seconds, nanos) in [mtime, ctime] {
+        bytes.extend_from_slice(&seconds.to_le_bytes());
+        bytes.extend_from_slice(&nanos.to_le_bytes());
+    }
+    bytes
+}
+
+fn read_hashes(bytes: &[u8]) -> Option<HashMap<Identity, ObjectId>> {
+    let mut from = Reader(bytes);
+    let mut hashes = HashMap::new();
+    while !from.0.is_empty() {
+        let identity = from.identity()?;
+        hashes.insert(identity, ObjectId::new(Digest::from_bytes(*from.take::<32>()?)));
+    }
+    Some(hashes)
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -361,6 +417,11 @@ impl<'a> Reader<'a> {
 
     fn u64(&mut self) -> Option<u64> {
         self.take().map(|bytes| u64::from_le_bytes(*bytes))
+    }
+
+    fn identity(&mut self) -> Option<Identity> {
+        let (dev, ino, size) = (self.u64()?, self.u64()?, self.u64()?);
+        Some(Identity { dev, ino, size, mtime: self.time()?, ctime: self.time()? })
     }
 
     fn time(&mut self) -> Option<(i64, u32)> {
@@ -394,6 +455,11 @@ mod tests {
             // No panic; what it says is checked against the files themselves.
             let _anything = decode(&bytes, |_, _| true);
         }
+        let hashes = HashMap::from([(identity, ObjectId::of(b"x"))]);
+        let (identity, content) = hashes.iter().next().unwrap();
+        let row = [write_identity(identity), content.digest().as_bytes().to_vec()].concat();
+        assert_eq!(read_hashes(&row).as_ref(), Some(&hashes));
+        assert_eq!(read_hashes(&row[1..]), None);
         let glance = Glance { stamp: [7; 16], files: 1, unhashed: 2, changed: 3, moved: 4 };
         assert_eq!(read_glance(&write_glance(&glance)), Some(glance));
         assert_eq!(read_glance(&[0; 31]), None);

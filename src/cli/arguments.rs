@@ -392,6 +392,8 @@ pub(super) enum StoreVerb {
     Df(Json),
     /// Name every template and root that has a content, under whatever path
     WhoHas(WhoHas),
+    /// Share again what containers changed alike: one copy on the disk and in memory
+    Reshare(Reshare),
     /// Remove what no template, root or running import refers to
     Gc {
         /// Count what would be removed, and remove nothing
@@ -433,6 +435,46 @@ pub(super) enum StoreVerb {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+/// Private files whose content a template has, or another container too, become references to one
+/// object. Mounted roots go on meanwhile; what somebody writes to is left alone.
+#[derive(Debug, Args)]
+pub(super) struct Reshare {
+    /// Names of roots, mountpoints or private directories
+    #[arg(required_unless_present = "all", value_name = "CT")]
+    pub(super) roots: Vec<OsString>,
+    /// Every root of the store
+    #[arg(long, conflicts_with = "roots")]
+    pub(super) all: bool,
+    /// Tell what would be won, and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Leave these paths alone; wildcards as in tar
+    #[arg(long, value_name = "PATTERN")]
+    pub(super) exclude: Vec<OsString>,
+    /// Leave alone what changed more lately, as in `1h`
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) min_age: Option<std::time::Duration>,
+    /// Read so many bytes in a second at most, as in `20M`, with idle priority
+    #[arg(long, value_name = "SIZE", value_parser = super::output::parse_size)]
+    pub(super) rate: Option<u64>,
+    /// Only say what these roots may share with from now on
+    #[arg(long, value_name = "WITH", conflicts_with_all = ["dry_run", "exclude", "min_age", "rate", "json"])]
+    pub(super) policy: Option<SharedWith>,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// What private files may be shared with.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(super) enum SharedWith {
+    /// Nothing
+    Off,
+    /// What templates have
+    Templates,
+    /// Also what other containers have, where everybody may read it in the template's shared paths
+    All,
 }
 
 #[derive(Debug, Args)]

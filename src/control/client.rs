@@ -1,11 +1,15 @@
 //! The asking side.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Answer, ControlError, LINE_LIMIT_BYTES, Request, Status, short_name};
+use super::descriptors::send;
+use super::{
+    Answer, ControlError, FileToReplace, LINE_LIMIT_BYTES, Outcome, Request, Status, short_name,
+};
 use crate::fs::DiskUse;
 use crate::telemetry::Snapshot;
 
@@ -128,6 +132,25 @@ impl Client {
         Ok(told)
     }
 
+    /// Orders [`Request::ReplaceByObjects`]; `leased` are open on the files, in the same order.
+    ///
+    /// # Errors
+    /// As [`Client::stop`]; then some may have been replaced.
+    pub fn replace_by_objects(
+        &mut self,
+        files: Vec<FileToReplace>,
+        leased: &[BorrowedFd<'_>],
+    ) -> Result<Vec<Outcome>, ControlError> {
+        let wanted = files.len();
+        let answer = self.call_with(&Request::ReplaceByObjects { files }, leased)?;
+        if let Answer::Replaced { outcomes } = &answer
+            && outcomes.len() == wanted
+        {
+            return Ok(outcomes.clone());
+        }
+        Err(unexpected(answer))
+    }
+
     /// Orders [`Request::Stop`]; on return the process is ending, or already gone: once it
     /// has unmounted, nothing makes it wait for its answer to be read.
     ///
@@ -144,13 +167,18 @@ impl Client {
     }
 
     fn call(&mut self, request: &Request) -> Result<Answer, ControlError> {
+        self.call_with(request, &[])
+    }
+
+    fn call_with(
+        &mut self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Answer, ControlError> {
         let mut line = serde_json::to_vec(request).map_err(ControlError::Protocol)?;
         line.push(b'\n');
         let mut answer = Vec::new();
-        let read = self
-            .stream
-            .get_mut()
-            .write_all(&line)
+        let read = send(self.stream.get_ref(), &line, descriptors)
             .and_then(|()| {
                 self.stream.by_ref().take(LINE_LIMIT_BYTES).read_until(b'\n', &mut answer)
             })
@@ -177,6 +205,7 @@ fn unexpected(answer: Answer) -> ControlError {
         | Answer::Statistics(_)
         | Answer::Frozen
         | Answer::Reverted { .. }
+        | Answer::Replaced { .. }
         | Answer::Thawed
         | Answer::Disk(_)
         | Answer::Stopping => {
@@ -188,6 +217,8 @@ fn unexpected(answer: Answer) -> ControlError {
 #[cfg(test)]
 mod tests {
     use std::any::Any;
+    use std::io::Write;
+    use std::os::fd::{AsFd, OwnedFd};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -246,6 +277,18 @@ mod tests {
             Ok(DiskUse { limit_bytes, used_bytes: 4, unheld_files: 0 })
         }
 
+        fn replace_by_objects(
+            &self,
+            files: Vec<(FileToReplace, OwnedFd)>,
+        ) -> Result<Vec<Outcome>, String> {
+            let outcome = |(file, fd): (FileToReplace, OwnedFd)| {
+                let mut text = String::new();
+                std::fs::File::from(fd).read_to_string(&mut text).unwrap();
+                if text == file.path_hex { Outcome::Replaced } else { Outcome::Changed }
+            };
+            Ok(files.into_iter().map(outcome).collect())
+        }
+
         fn stop(&self, detach: bool) -> Result<(), String> {
             if !detach {
                 return Err("busy: a shell stands in it".to_owned());
@@ -285,6 +328,45 @@ mod tests {
         assert_eq!(refused.to_string(), "busy: a shell stands in it");
         client.stop(true).expect("detaches");
         assert!(service.stopped.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn descriptors_come_with_their_request_and_in_order() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let (path, _service, _server) = served(dir.path());
+        let mut client = Client::connect(&path).expect("the server listens");
+        let open = |text: &str| {
+            let path = dir.path().join(text);
+            std::fs::write(&path, text).expect("written");
+            std::fs::File::open(path).expect("opened")
+        };
+        let file = |text: &str| FileToReplace {
+            path_hex: text.to_owned(),
+            object: crate::object::ObjectId::of(b"x"),
+            size: 1,
+            blocks: 8,
+        };
+        let (one, two) = (open("61"), open("62"));
+        for _ in 0..3 {
+            let sent = [one.try_clone().expect("copied"), two.try_clone().expect("copied")];
+            for mut file in &sent {
+                std::io::Seek::rewind(&mut file).expect("rewound");
+            }
+            let outcomes = client
+                .replace_by_objects(
+                    vec![file("61"), file("6x")],
+                    &[sent[0].as_fd(), sent[1].as_fd()],
+                )
+                .expect("answered");
+            assert_eq!(outcomes, [Outcome::Replaced, Outcome::Changed]);
+        }
+        let few = client.replace_by_objects(vec![file("61"), file("62")], &[one.as_fd()]);
+        assert!(matches!(few, Err(ControlError::Refused { .. })));
+        // Those of a request that wants none are closed and not mixed up with later ones.
+        client.call_with(&Request::Status, &[two.as_fd()]).expect("answered");
+        std::io::Seek::rewind(&mut &one).expect("rewound");
+        let outcomes = client.replace_by_objects(vec![file("61")], &[one.as_fd()]);
+        assert_eq!(outcomes.expect("answered"), [Outcome::Replaced]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! nobody listens on is removed by the next server that wants its place.
 
 mod client;
+mod descriptors;
 mod protocol;
 mod server;
 
@@ -16,7 +17,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 pub use client::Client;
-pub use protocol::{Answer, Request, Status};
+pub use protocol::{Answer, FileToReplace, Outcome, REPLACEMENTS, Request, Status};
+pub(crate) use server::bytes;
 pub use server::{Server, Service, Socket};
 
 /// Longest line that either side reads, in bytes; a longer one ends the connection.

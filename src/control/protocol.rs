@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::fs::DiskUse;
+use crate::object::ObjectId;
 use crate::telemetry::Snapshot;
 
 /// One question or order to a mount process.
@@ -34,6 +35,13 @@ pub enum Request {
     LimitDisk {
         /// The most, in bytes; none takes the limit off.
         bytes: Option<u64>,
+    },
+    /// Put objects in the place of private files. With the request come as many descriptors, in
+    /// this order: each open for reading on the file, with a read lease on it that was taken
+    /// before its content was read. At most [`REPLACEMENTS`].
+    ReplaceByObjects {
+        /// The files.
+        files: Vec<FileToReplace>,
     },
     /// Unmount and end.
     Stop {
@@ -63,10 +71,51 @@ pub enum Answer {
     },
     /// To [`Request::Disk`] and [`Request::LimitDisk`].
     Disk(DiskUse),
+    /// To [`Request::ReplaceByObjects`]: what became of each, in the same order.
+    Replaced {
+        /// One for each file.
+        outcomes: Vec<Outcome>,
+    },
     /// To [`Request::Stop`]: unmounted, the process is ending.
     Stopping,
     /// The request was understood and not done.
     Refused {
+        /// A sentence for a person.
+        reason: String,
+    },
+}
+
+/// Files that one [`Request::ReplaceByObjects`] names, at most: a message carries no more than 253
+/// descriptors (unix(7)), and while one is served others wait.
+pub const REPLACEMENTS: usize = 32;
+
+/// A private file and the object that its content is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileToReplace {
+    /// The path relative to the root, in hexadecimal digits: it may hold any bytes.
+    pub path_hex: String,
+    /// The object.
+    pub object: ObjectId,
+    /// Its length in bytes.
+    pub size: u64,
+    /// 512-byte units that hold data.
+    pub blocks: u64,
+}
+
+/// What became of a file that was to be replaced; but for the first it is as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It refers to the object now.
+    Replaced,
+    /// The name stands for something else, or the content is another by now.
+    Changed,
+    /// Somebody has it open who may write, or must see what others write.
+    InUse,
+    /// It has several names.
+    Linked,
+    /// Something refused.
+    Failed {
         /// A sentence for a person.
         reason: String,
     },

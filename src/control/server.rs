@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fs::Permissions;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Answer, ControlError, LINE_LIMIT_BYTES, Request, Status, short_name};
+use super::descriptors::Receiver;
+use super::{
+    Answer, ControlError, FileToReplace, LINE_LIMIT_BYTES, Outcome, REPLACEMENTS, Request, Status,
+    short_name,
+};
 use crate::fs::DiskUse;
 use crate::telemetry::Snapshot;
 
@@ -54,6 +59,16 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     /// A sentence that says why nothing changed.
     fn limit_disk(&self, bytes: Option<u64>) -> Result<DiskUse, String>;
+
+    /// Puts objects in the place of private files; each comes with a leased descriptor. Answers
+    /// for each what became of it.
+    ///
+    /// # Errors
+    /// A sentence that says why none was tried.
+    fn replace_by_objects(
+        &self,
+        files: Vec<(FileToReplace, OwnedFd)>,
+    ) -> Result<Vec<Outcome>, String>;
 
     /// Unmounts; the process ends once this returned well.
     ///
@@ -201,7 +216,7 @@ fn is_root(stream: &UnixStream) -> bool {
 fn converse(stream: &UnixStream, service: &dyn Service) -> io::Result<()> {
     stream.set_read_timeout(Some(IDLE_LIMIT))?;
     stream.set_write_timeout(Some(IDLE_LIMIT))?;
-    let mut requests = BufReader::new(stream);
+    let mut requests = BufReader::new(Receiver::new(stream));
     let mut answers = stream;
     // Dropped with the connection, however that ends.
     let mut frozen: Option<Box<dyn Any>> = None;
@@ -214,6 +229,8 @@ fn converse(stream: &UnixStream, service: &dyn Service) -> io::Result<()> {
         if line.last() != Some(&b'\n') {
             return Err(io::Error::from(io::ErrorKind::InvalidData));
         }
+        // One request is answered before the next is sent, so all that came is this one's.
+        let descriptors = requests.get_mut().take();
         let answer = match serde_json::from_slice::<Request>(&line) {
             Ok(Request::Status) => Answer::Status(service.status()),
             Ok(Request::Statistics) => Answer::Statistics(service.statistics()),
@@ -241,6 +258,17 @@ fn converse(stream: &UnixStream, service: &dyn Service) -> io::Result<()> {
             },
             Ok(Request::Disk) => disk(service.disk_use()),
             Ok(Request::LimitDisk { bytes }) => disk(service.limit_disk(bytes)),
+            Ok(Request::ReplaceByObjects { files })
+                if files.len() != descriptors.len() || files.len() > REPLACEMENTS =>
+            {
+                Answer::Refused { reason: "each file to replace takes one descriptor".to_owned() }
+            }
+            Ok(Request::ReplaceByObjects { files }) => {
+                match service.replace_by_objects(files.into_iter().zip(descriptors).collect()) {
+                    Ok(outcomes) => Answer::Replaced { outcomes },
+                    Err(reason) => Answer::Refused { reason },
+                }
+            }
             Ok(Request::Stop { detach }) => match service.stop(detach) {
                 Ok(()) => Answer::Stopping,
                 Err(reason) => Answer::Refused { reason },
@@ -260,7 +288,7 @@ fn disk(told: Result<DiskUse, String>) -> Answer {
 }
 
 /// The bytes that hexadecimal digits stand for.
-fn bytes(digits: &str) -> Option<Vec<u8>> {
+pub(crate) fn bytes(digits: &str) -> Option<Vec<u8>> {
     let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
     let pair = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     if rest.is_empty() { pairs.iter().map(pair).collect() } else { None }

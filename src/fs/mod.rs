@@ -12,6 +12,7 @@ mod namespace;
 mod open;
 mod privilege;
 mod quota;
+mod refer;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -29,6 +30,7 @@ pub use gate::{FreezeError, Frozen};
 pub use namespace::Renaming;
 pub use open::{Backing, BackingFile, Handle, How, OpenRequest, Opened};
 pub use quota::DiskUse;
+pub use refer::Replacement;
 
 use crate::sys::process::share_of_descriptors;
 use crate::telemetry::{Counters, Snapshot};

@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use super::{Caller, FileSystem, FsError, Notice};
 use crate::object::{ObjectFile, ObjectId};
 use crate::sys::copy::Copied;
-use crate::union::{Bytes, Node, NodeId, ObjectContent};
+use crate::union::{Bytes, Node, NodeId, ObjectContent, UnionError};
 
 /// An open file, as the kernel is told to call it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +50,20 @@ pub enum Backing {
     /// A shared object: answers read-only opens alone.
     Object(ObjectContent),
     /// The private file of an inode.
-    Private(NodeId),
+    Private {
+        /// The inode.
+        id: NodeId,
+        /// Which of its files: an object may take the place of one, and another come later.
+        serial: u64,
+    },
+    /// A private file whose place an object with the same content has taken: answers read-only
+    /// opens alone, as long as others have it open.
+    Former {
+        /// The object.
+        object: ObjectContent,
+        /// The file.
+        serial: u64,
+    },
 }
 
 /// An open backing file, read-only or `O_PATH`.
@@ -105,14 +118,14 @@ pub(super) struct OpenInode {
 
 #[derive(Default)]
 pub(super) struct State {
-    passthrough: u32,
+    pub(super) passthrough: u32,
     cached: u32,
     /// Of either kind.
-    writers: u32,
+    pub(super) writers: u32,
     passthrough_writers: u32,
     executing: u32,
     /// What the passthrough opens are backed by.
-    backing: Option<Backing>,
+    pub(super) backing: Option<Backing>,
 }
 
 impl State {
@@ -202,7 +215,9 @@ impl FileSystem {
                 self.union.sync(&node, true)?;
             }
             let how = match self.write_how(&state, id) {
-                WriteHow::Private => How::Passthrough(Backing::Private(id)),
+                WriteHow::Private => {
+                    How::Passthrough(Backing::Private { id, serial: node.serial() })
+                }
                 WriteHow::Cached => How::Cached { keep_cache: !node.take_cache_stale() },
             };
             (state, how, Some(node))
@@ -261,8 +276,8 @@ impl FileSystem {
                     cached(None)
                 }
             }
-            (Bytes::Private(_), None) if self.passes_through() && !self.holds(id) => {
-                How::Passthrough(Backing::Private(id))
+            (Bytes::Private(node), None) if self.passes_through() && !self.holds(id) => {
+                How::Passthrough(Backing::Private { id, serial: node.serial() })
             }
             (Bytes::Private(node), None) => cached(Some(&node)),
         };
@@ -285,9 +300,17 @@ impl FileSystem {
     pub fn open_backing(&self, backing: Backing) -> Result<BackingFile, FsError> {
         match backing {
             Backing::Object(object) => Ok(BackingFile::Object(self.union.open_object(&object)?)),
-            Backing::Private(id) => match self.union.bytes(id)? {
-                Bytes::Private(node) => Ok(BackingFile::Private(self.union.private_path(&node)?)),
-                // Only a superseded number has an object again; it is opened by nobody.
+            Backing::Former { object, .. } => {
+                Ok(BackingFile::Object(self.union.open_object(&object)?))
+            }
+            Backing::Private { id, serial } => match self.union.bytes(id)? {
+                Bytes::Private(node) => {
+                    let file = self.union.private_path(&node)?;
+                    // An object took the file's place since the open was answered.
+                    let same = node.serial() == serial;
+                    if same { Ok(BackingFile::Private(file)) } else { Err(FsError::Renumbered) }
+                }
+                // The same; or a superseded number, which is opened by nobody.
                 Bytes::Object(_) => Err(FsError::Renumbered),
             },
         }
@@ -313,8 +336,12 @@ impl FileSystem {
             }
             allow(&state)?;
             match (self.union.bytes(id)?, state.backing) {
-                // Descriptors here still read an object: nobody may write beside them.
-                (Bytes::Private(_), Some(Backing::Object(object))) => {
+                // Descriptors here still read an object, or a file that one replaced: nobody may
+                // write beside them.
+                (
+                    Bytes::Private(_),
+                    Some(Backing::Object(object) | Backing::Former { object, .. }),
+                ) => {
                     let mtime = match mtime {
                         Some(mtime) => mtime,
                         None => self.union.attributes(id)?.mtime,
@@ -430,6 +457,18 @@ impl FileSystem {
         self.let_go(id, &inode);
     }
 
+    /// Does `work` on the open state of `id` while nobody opens or closes it, open or not.
+    pub(super) fn with_state<T>(
+        &self,
+        id: NodeId,
+        work: impl FnOnce(&mut State, &mut Served) -> T,
+    ) -> T {
+        let inode = self.inode(id);
+        let done = work(&mut inode.state.lock(), &mut inode.served.lock());
+        self.let_go(id, &inode);
+        done
+    }
+
     /// True if a descriptor of `id` may write.
     pub(super) fn is_open_for_writing(&self, id: NodeId) -> bool {
         self.inode_if_open(id).is_some_and(|inode| inode.state.lock().writers > 0)
@@ -483,6 +522,21 @@ impl FileSystem {
 
     /// The source, and whether it was opened just now.
     fn find_source(&self, id: NodeId, open: Option<&OpenInode>) -> Result<(Source, bool), FsError> {
+        loop {
+            match self.look_for_source(id, open) {
+                // An object took the place of the private file between two steps.
+                Err(FsError::Union(UnionError::Invalid))
+                    if matches!(self.union.bytes(id)?, Bytes::Object(_)) => {}
+                found => return found,
+            }
+        }
+    }
+
+    fn look_for_source(
+        &self,
+        id: NodeId,
+        open: Option<&OpenInode>,
+    ) -> Result<(Source, bool), FsError> {
         let mut served = open.map(|inode| inode.served.lock());
         match self.union.bytes(id)? {
             Bytes::Object(object) => {

@@ -25,7 +25,8 @@ const IDLE: usize = 4096;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Key {
     Object(ObjectId),
-    Private,
+    /// One private file, by its serial number.
+    Private(u64),
 }
 
 /// All registrations of one mount.
@@ -79,7 +80,9 @@ impl Backings {
     ) -> Result<Acquired, E> {
         let key = match backing {
             Backing::Object(object) => Key::Object(object.id),
-            Backing::Private(_) => Key::Private,
+            Backing::Private { serial, .. } | Backing::Former { serial, .. } => {
+                Key::Private(serial)
+            }
         };
         if let Some(known) = self.table.lock().known(handle, id, key) {
             return Ok(known);
@@ -144,7 +147,7 @@ impl Table {
         let registered = match (of_inode, key) {
             (Some(registered), _) => registered,
             (None, Key::Object(object)) => Arc::clone(self.objects.get(&object)?),
-            (None, Key::Private) => return None,
+            (None, Key::Private(_)) => return None,
         };
         Some(self.answer(handle, id, key, registered))
     }

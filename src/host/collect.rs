@@ -38,7 +38,8 @@ pub struct Collected {
 /// References are the templates, every registered root (also one whose private directory
 /// is gone, until it is forgotten) and what running imports rely on. Beside it imports and
 /// mounts go on. Memory does not grow with the store: what is alive is gathered for one 256th
-/// of the digests at a time, from the object tables of the layers.
+/// of the digests at a time, from the object tables of the layers; only what private files refer to
+/// is held as a whole.
 ///
 /// `proceed` is asked with the number of parts done, of 256, and ends the collection early by
 /// saying no; then [`Collected::ended_early`].
@@ -67,7 +68,7 @@ pub fn collect(
     let tree_ids: HashSet<StackId> = stacks.iter().map(Stack::id).collect();
     let swept_trees = layers.sweep_trees(&tree_ids, dry_run)?;
 
-    let marked = References::of(&layers, &stacks)?.complete()?;
+    let marked = References::of(&layers, &stacks)?.complete()?.private(store)?;
     let ended_early = Cell::new(false);
     let go_on = |part| {
         ended_early.set(!proceed(part));
@@ -75,7 +76,7 @@ pub fn collect(
     };
     let mut swept = sweep.run_in_parts::<HostError>(|first| Ok(marked.beginning(first)), &go_on)?;
     // What a scrub set aside is kept as long as somebody misses it.
-    for id in objects.quarantined()?.iter().filter(|id| marked.len_bytes(id).is_none()) {
+    for id in objects.quarantined()?.iter().filter(|id| !marked.holds(id)) {
         swept.objects += 1;
         swept.bytes +=
             if dry_run { objects.quarantined_bytes(id)? } else { objects.discard(id)? };

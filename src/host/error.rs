@@ -17,6 +17,7 @@ use crate::layer::{LayerPath, ManifestError, TemplateName, TemplateNameError};
 use crate::object::ObjectError;
 use crate::private::PrivateError;
 use crate::union::UnionError;
+use crate::union::upper::UpperError;
 
 /// Why something asked of the host was not done.
 #[derive(Debug, thiserror::Error)]
@@ -231,6 +232,18 @@ pub enum HostError {
         /// Why not.
         source: UnionError,
     },
+    /// Which objects a root refers to cannot be told.
+    #[error(
+        "{path} is damaged: it holds lines that are no reference to an object; put it back from a \
+         backup, or take those lines out, which gives up the files that refer to them"
+    )]
+    References {
+        /// The log.
+        path: PathBuf,
+    },
+    /// A private directory cannot be looked into.
+    #[error(transparent)]
+    Upper(#[from] UpperError),
     /// A root cannot be made a template.
     #[error(transparent)]
     Commit(#[from] CommitError),

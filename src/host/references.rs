@@ -1,8 +1,10 @@
-//! What refers to objects: templates, roots and running imports, by way of their layers.
+//! What refers to objects: templates, roots and running imports, by way of their layers; and private
+//! files.
 
 use std::collections::HashSet;
 
 use super::error::HostError;
+use super::referred;
 use super::roots::Roots;
 use super::store::Store;
 use crate::layer::{LayerId, Layers, LayersError, Manifest, Stack};
@@ -12,6 +14,8 @@ use crate::object::ObjectId;
 pub(super) struct References {
     manifests: Vec<Manifest>,
     unreadable: Vec<(LayerId, LayersError)>,
+    /// What private files refer to, in order.
+    private: Vec<ObjectId>,
 }
 
 impl References {
@@ -36,7 +40,8 @@ impl References {
         let mut ids: HashSet<LayerId> =
             stacks.iter().flat_map(|stack| stack.layers().iter().copied()).collect();
         ids.extend(layers.pinned()?);
-        let mut references = Self { manifests: Vec::new(), unreadable: Vec::new() };
+        let mut references =
+            Self { manifests: Vec::new(), unreadable: Vec::new(), private: Vec::new() };
         for id in ids {
             // By digest: an altered object table would name the living dead.
             match layers.load_authentic(&id) {
@@ -49,7 +54,7 @@ impl References {
 
     /// Everything that counts now, beside collections and deletions that go on.
     pub(super) fn now(store: &Store, layers: &Layers) -> Result<Self, HostError> {
-        let mut references = Self::of(layers, &Self::stacks(store, layers)?)?;
+        let mut references = Self::of(layers, &Self::stacks(store, layers)?)?.private(store)?;
         if !references.unreadable.is_empty() {
             // Their template may have been deleted, and they collected, in between.
             let stacks = Self::stacks(store, layers)?;
@@ -57,6 +62,17 @@ impl References {
             references.unreadable.retain(|(id, _)| counts(id));
         }
         Ok(references)
+    }
+
+    /// These, and what private files refer to; read once the sweep began: whoever notes more of that
+    /// later has it pinned until the sweep has ended.
+    ///
+    /// # Errors
+    /// A log that cannot be read: what it names is unknown.
+    pub(super) fn private(mut self, store: &Store) -> Result<Self, HostError> {
+        self.private = referred::of_all(store)?.into_iter().collect();
+        self.private.sort_unstable();
+        Ok(self)
     }
 
     /// These, if they are all there are.
@@ -79,9 +95,18 @@ impl References {
     pub(super) fn beginning(&self, first: u8) -> Vec<ObjectId> {
         let mut ids: Vec<ObjectId> =
             self.manifests.iter().flat_map(|manifest| manifest.objects_beginning(first)).collect();
+        let byte = |id: &ObjectId| id.digest().as_bytes().first().copied().unwrap_or_default();
+        let from = self.private.partition_point(|id| byte(id) < first);
+        let to = self.private.partition_point(|id| byte(id) <= first);
+        ids.extend(self.private.get(from..to).unwrap_or_default());
         ids.sort_unstable();
         ids.dedup();
         ids
+    }
+
+    /// Whether anything refers to an object.
+    pub(super) fn holds(&self, id: &ObjectId) -> bool {
+        self.private.binary_search(id).is_ok() || self.len_bytes(id).is_some()
     }
 
     /// How long an object's content is, in bytes, if a layer refers to it.

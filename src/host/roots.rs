@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -129,9 +129,25 @@ pub struct RootRecord {
     /// The stack that the template was last seen to have moved to, so that this is said once.
     #[serde(default)]
     pub moved_to: Option<StackId>,
+    /// What its private files may be shared with.
+    #[serde(default)]
+    pub reshare: ResharePolicy,
     /// Its mount, if it has one; a crash leaves this behind.
     #[serde(default)]
     pub mount: Option<MountRecord>,
+}
+
+/// With whom a root shares what it changed, once that is the same elsewhere.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResharePolicy {
+    /// With nobody: its private files are left alone.
+    Off,
+    /// With templates: what equals the content of one.
+    Templates,
+    /// Also with other containers: what is world-readable in the template's shared paths.
+    #[default]
+    All,
 }
 
 /// The part of a record that a mount process adds and takes away.
@@ -289,6 +305,14 @@ impl Roots {
         Err(RootError::Unknown { wanted, hint })
     }
 
+    /// The record as it is now; none if it was forgotten.
+    ///
+    /// # Errors
+    /// As [`Roots::list`].
+    pub fn reread(&self, record: &RootRecord) -> Result<Option<RootRecord>, RootError> {
+        read(&self.path.join(Self::record_name(&record.id)))
+    }
+
     /// The record as it is now, if it still tells of this very mount of the root.
     ///
     /// # Errors
@@ -300,6 +324,16 @@ impl Roots {
 
     fn record_name(id: &RootId) -> OsString {
         format!("{id}.json").into()
+    }
+
+    /// The file in the registry that lists the objects a root refers to.
+    pub(super) fn references_name(id: &RootId) -> String {
+        format!("{id}.refs")
+    }
+
+    /// The registry's directory.
+    pub(super) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
     }
 
     fn socket_path(&self, id: &RootId) -> PathBuf {
@@ -338,6 +372,7 @@ impl LockedRoots<'_> {
             private: new.private,
             created,
             moved_to: None,
+            reshare: ResharePolicy::default(),
             mount: None,
         };
         let socket = self.attach(&mut record, new.mountpoint)?;
@@ -354,6 +389,21 @@ impl LockedRoots<'_> {
             name.clone_into(&mut record.name);
         }
         Ok(())
+    }
+
+    /// Says what private files of a root may be shared with from now on.
+    ///
+    /// # Errors
+    /// As [`Roots::list`] and [`LockedRoots::write`].
+    pub fn set_reshare(
+        &self,
+        record: &RootRecord,
+        reshare: ResharePolicy,
+    ) -> Result<(), RootError> {
+        match self.roots.reread(record)? {
+            Some(now) => self.write(&RootRecord { reshare, ..now }),
+            None => Ok(()),
+        }
     }
 
     /// Binds the control socket of a known root and writes that it is being mounted.
@@ -406,6 +456,7 @@ impl LockedRoots<'_> {
             self.roots.path.join(Roots::record_name(&record.id)),
             self.roots.socket_path(&record.id),
             self.roots.log_path(&record.id),
+            self.roots.path.join(Roots::references_name(&record.id)),
         ];
         for path in paths {
             match fs::remove_file(&path) {

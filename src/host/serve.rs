@@ -2,25 +2,26 @@
 
 use std::any::Any;
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
-use rustix::process::Resource;
 
 use super::error::HostError;
 use super::launch::{MountSpec, Ready};
 use super::roots::{LockedRoots, NewRoot, RootRecord, Roots};
 use super::store::{Access, Store};
-use super::{log, mount_table, mountpoint, supervisor, templates, unmount};
-use crate::control::{Service, Socket, Status};
+use super::{log, mount_table, mountpoint, refer, referred, supervisor, templates, unmount};
+use crate::control::{FileToReplace, Outcome, Service, Socket, Status};
 use crate::fs::{DiskUse, FileSystem};
 use crate::fuse;
 use crate::layer::template::default_shared_paths;
-use crate::layer::{LayerPath, Layers};
+use crate::layer::{LayerPath, Layers, Stack};
 use crate::object::ObjectReader;
-use crate::private::PrivateLayer;
+use crate::private::{PrivateError, PrivateLayer};
+use crate::sys::process::allow_descriptors;
 use crate::sys::signal::Termination;
 use crate::telemetry::Snapshot;
 use crate::union::{SharedSet, Union};
@@ -34,6 +35,10 @@ const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a revert waits for the kernel to forget.
 const TELL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a mount waits for the lock on its private directory, and how often it tries.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// What /dev/fuse is: `FUSE_MINOR` of the miscellaneous devices, linux/miscdevice.h.
 const FUSE_DEVICE: (u32, u32) = (10, 229);
@@ -71,7 +76,9 @@ pub fn serve(spec: &MountSpec, ready: &mut dyn FnMut(&Ready)) -> Result<(), Host
 
     let tree = layers.tree(&record.stack)?;
     let private = record.private.as_deref();
-    let private = private.map(|path| PrivateLayer::open(path, &record.stack)).transpose()?;
+    let private = private.map(|path| open_private(path, &record.stack)).transpose()?;
+    // A directory that was copied or moved here brings references that this record knows not of.
+    referred::adopt(&store, &record)?;
     let objects = ObjectReader::open(store.path())?;
     let patterns = match &spec.shared_paths {
         Some(patterns) => patterns.clone(),
@@ -152,6 +159,20 @@ pub fn serve(spec: &MountSpec, ready: &mut dyn FnMut(&Ready)) -> Result<(), Host
     Ok(ended?)
 }
 
+/// Opens the private layer, waiting a moment for who looks after it at rest: a `store reshare`
+/// locks it while it works on some files of it.
+fn open_private(path: &Path, stack: &Stack) -> Result<PrivateLayer, PrivateError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match PrivateLayer::open(path, stack) {
+            Err(PrivateError::InUse(_)) if Instant::now() < deadline => {
+                std::thread::sleep(LOCK_RETRY);
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// What every mount needs, told in a sentence each before anything is touched.
 fn check_host() -> Result<(), HostError> {
     if !rustix::process::geteuid().is_root() {
@@ -180,11 +201,7 @@ fn prepare_process() {
     // Modes come from the requests, whose umask the kernel has applied.
     rustix::process::umask(rustix::fs::Mode::empty());
     // As many descriptors as the hard limit gives: caches are sized by their own limits.
-    let mut limit = rustix::process::getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(%error, "the limit of open files stays");
-    }
+    allow_descriptors();
 }
 
 /// A mount that nobody serves yet: dropped, it leaves the tree, so that a failure on the last
@@ -401,6 +418,15 @@ impl Service for ServedRoot {
         let Some(file_system) = file_system else { return Err("the root is gone".to_owned()) };
         let told = file_system.set_disk_limit(bytes);
         told.map_err(|error| format!("cannot count the private files: {error}"))
+    }
+
+    fn replace_by_objects(
+        &self,
+        files: Vec<(FileToReplace, OwnedFd)>,
+    ) -> Result<Vec<Outcome>, String> {
+        let file_system = self.file_system.lock().clone();
+        let Some(file_system) = file_system else { return Err("the root is gone".to_owned()) };
+        Ok(refer::replace(&file_system, files))
     }
 
     fn stop(&self, detach: bool) -> Result<(), String> {

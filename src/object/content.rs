@@ -76,6 +76,33 @@ impl Digester {
     }
 }
 
+/// Names content that arrives in pieces; every piece but the last is a multiple of 4096 bytes long.
+#[derive(Default)]
+pub struct Reading(Digester);
+
+impl Reading {
+    /// Takes the next piece; one of a mebibyte or more is hashed on several threads.
+    ///
+    /// # Errors
+    /// `EOVERFLOW` for more than an address space.
+    pub fn take(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.0.update(piece, |_, _| Ok(()))
+    }
+
+    /// Length of what was taken, in bytes.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.0.position()
+    }
+
+    /// The name of all that was taken, and its 512-byte units in blocks that are not all zero.
+    #[must_use]
+    pub fn finish(&self) -> (ObjectId, u64) {
+        let summary = self.0.finish();
+        (summary.id, summary.data_blocks)
+    }
+}
+
 /// Summary of content that is in memory as a whole.
 pub(super) fn summarize(content: &[u8]) -> io::Result<Summary> {
     let mut digester = Digester::default();

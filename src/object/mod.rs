@@ -27,6 +27,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
+pub use content::Reading;
 pub use error::ObjectError;
 pub use id::{Digest, DigestError, ObjectId, identify};
 pub use publish::Published;

@@ -78,6 +78,40 @@ impl Origin {
     }
 }
 
+/// The value of [`OBJECT`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectMark {
+    /// The object.
+    pub id: ObjectId,
+    /// 512-byte units that hold data; one written without counts all.
+    pub blocks: Option<u64>,
+}
+
+impl ObjectMark {
+    /// The mark's bytes: digest, units (little-endian).
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.id.digest().as_bytes().to_vec();
+        bytes.extend(self.blocks.iter().flat_map(|blocks| blocks.to_le_bytes()));
+        bytes
+    }
+
+    /// Reads the mark's bytes; `None` if they are none.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (digest, rest) = bytes.split_first_chunk::<32>()?;
+        let blocks = match rest {
+            [] => None,
+            rest => Some(u64::from_le_bytes(rest.try_into().ok()?)),
+        };
+        Some(Self { id: ObjectId::new(Digest::from_bytes(*digest)), blocks })
+    }
+
+    /// 512-byte units that a file of `size` bytes with this mark shows.
+    pub fn blocks_of(&self, size: u64) -> u64 {
+        let most = size.div_ceil(4096).saturating_mul(8);
+        self.blocks.map_or(size.div_ceil(512), |blocks| blocks.min(most))
+    }
+}
+
 /// The value of [`FILLING`]: what writing the content of a file changes beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filling {
@@ -150,7 +184,7 @@ pub struct Marks {
     /// See [`ORIGIN`].
     pub origin: Option<Origin>,
     /// See [`OBJECT`].
-    pub object: Option<ObjectId>,
+    pub object: Option<ObjectMark>,
     /// See [`INO`].
     pub ino: Option<u64>,
     /// See [`OPAQUE`].
@@ -186,7 +220,7 @@ impl Marks {
                 }
                 OBJECT => {
                     marks.object = Some(
-                        decode_object(&value()?)
+                        ObjectMark::decode(&value()?)
                             .ok_or(MarkError::Damaged("trusted.mica.object"))?,
                     )
                 }
@@ -209,10 +243,6 @@ impl Marks {
         }
         Ok(marks)
     }
-}
-
-fn decode_object(bytes: &[u8]) -> Option<ObjectId> {
-    Some(ObjectId::new(Digest::from_bytes(bytes.try_into().ok()?)))
 }
 
 fn decode_ino(bytes: &[u8]) -> Option<u64> {
@@ -259,6 +289,18 @@ mod tests {
         assert_eq!(Origin::decode(&origin.encode()), Some(origin));
         assert_eq!(Origin::decode(b""), None);
         assert_eq!(Origin::decode(&[0; ORIGIN_LEN]), None);
+    }
+
+    #[test]
+    fn an_object_survives_its_encoding_with_and_without_its_blocks() {
+        for blocks in [None, Some(0), Some(u64::MAX)] {
+            let mark = ObjectMark { id: ObjectId::of(b"x"), blocks };
+            assert_eq!(ObjectMark::decode(&mark.encode()), Some(mark));
+            assert!(mark.blocks_of(5000) <= 16);
+        }
+        for len in [0, 31, 33, 39, 41] {
+            assert_eq!(ObjectMark::decode(&vec![7; len]), None);
+        }
     }
 
     #[test]

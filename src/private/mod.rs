@@ -11,15 +11,18 @@ pub mod listing;
 mod look;
 pub mod marks;
 mod record;
+pub mod refs;
 mod stage;
 mod whiteout;
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -103,6 +106,8 @@ pub struct PrivateLayer {
     record: PrivateRecord,
     path: PathBuf,
     next_temporary: AtomicU64,
+    /// Inode numbers that files show whose own inode is gone.
+    lent: Mutex<HashSet<u64>>,
 }
 
 impl PrivateLayer {
@@ -170,7 +175,9 @@ impl PrivateLayer {
             record,
             path: path.to_owned(),
             next_temporary: AtomicU64::new(0),
+            lent: Mutex::default(),
         };
+        layer.read_references()?;
         layer.check_marks()?;
         layer.remove_leftovers().map_err(host("remove what a crash left in it"))?;
         layer.probe()?;
@@ -205,6 +212,36 @@ impl PrivateLayer {
     /// What it says of itself.
     pub fn record(&self) -> &PrivateRecord {
         &self.record
+    }
+
+    /// Notes that entries are about to refer to these objects; durable on return.
+    ///
+    /// # Errors
+    /// The host's errno; then no entry may.
+    pub fn refer(&self, references: &[refs::Reference]) -> Result<(), Errno> {
+        refs::append(&self.dir, refs::NAME, references)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        self.lent.lock().extend(references.iter().map(|reference| reference.ino));
+        Ok(())
+    }
+
+    /// Whether a file may show this inode number without being that inode any more.
+    pub fn is_lent(&self, ino: u64) -> bool {
+        self.lent.lock().contains(&ino)
+    }
+
+    fn read_references(&self) -> Result<(), PrivateError> {
+        let found = refs::read(&self.dir, refs::NAME).map_err(|error| {
+            let damaged = error.kind() == std::io::ErrorKind::InvalidData;
+            let reason = if damaged {
+                "it holds lines that are no reference to an object".to_owned()
+            } else {
+                error.to_string()
+            };
+            PrivateError::Record { path: self.path.join(refs::NAME), reason }
+        })?;
+        self.lent.lock().extend(found.iter().map(|reference| reference.ino));
+        Ok(())
     }
 
     /// A name in `work/` that nothing else has: the lock makes this process its only user.

@@ -59,6 +59,11 @@ impl FileHandle {
         Ok(Self { kind: raw.kind, bytes: bytes.into() })
     }
 
+    /// What tells the inode from every other that its file system ever had.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Opens the inode `O_PATH` on the file system that `mount` lies on.
     ///
     /// # Errors

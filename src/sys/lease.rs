@@ -4,7 +4,8 @@
 //! mapping of the inode exists. fcntl(2), "Leases".
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// True if no writable descriptor or mapping of `file` exists anywhere.
 ///
@@ -19,6 +20,67 @@ pub fn nobody_can_write(file: impl AsFd) -> bool {
         unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };
     }
     taken
+}
+
+/// A read lease on an open file: while [`ReadLease::holds`], nobody has written it since it was
+/// taken. Dropping it gives it back.
+///
+/// Who opens the file for writing waits meanwhile, for up to `/proc/sys/fs/lease-break-time`;
+/// so the holder asks often and lets go at once. The lease belongs to the open file description:
+/// another process that is handed the descriptor holds it too.
+#[derive(Debug)]
+pub struct ReadLease(OwnedFd);
+
+impl ReadLease {
+    /// Takes a lease on `file`, which must be open `O_RDONLY`.
+    ///
+    /// # Errors
+    /// `EAGAIN` while a writable descriptor or mapping exists; `EINVAL` where the file system
+    /// has no leases.
+    pub fn take(file: OwnedFd) -> io::Result<Self> {
+        set(file.as_fd(), libc::F_RDLCK)?;
+        Ok(Self(file))
+    }
+
+    /// Takes over a lease that came with a descriptor; `None` if there is none, or not any more.
+    #[must_use]
+    pub fn received(file: OwnedFd) -> Option<Self> {
+        let lease = Self(file);
+        lease.holds().then_some(lease)
+    }
+
+    /// True if nobody has asked to write since the lease was taken.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        // SAFETY: F_GETLEASE takes no argument and touches no memory of ours.
+        unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_GETLEASE) != libc::F_UNLCK }
+    }
+
+    /// True if nobody else has the file open or mapped, for reading either; from here on who opens
+    /// it waits. A write lease is refused otherwise (fcntl(2), "Leases").
+    #[must_use]
+    pub fn is_sole_user(&self) -> bool {
+        set(self.0.as_fd(), libc::F_WRLCK).is_ok()
+    }
+}
+
+impl AsFd for ReadLease {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for ReadLease {
+    fn drop(&mut self) {
+        // Broken by force already: then there is nothing to give back.
+        let _given_back = set(self.0.as_fd(), libc::F_UNLCK);
+    }
+}
+
+fn set(file: BorrowedFd<'_>, lease: libc::c_int) -> io::Result<()> {
+    // SAFETY: F_SETLEASE takes an integer argument and touches no memory of ours.
+    let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, lease) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Ignores SIGIO, which the kernel sends to a lease holder and whose default ends the process.
@@ -41,5 +103,39 @@ mod tests {
         assert!(!nobody_can_write(&reader));
         drop(writer);
         assert!(nobody_can_write(&reader));
+    }
+
+    #[test]
+    fn a_lease_holds_until_somebody_wants_to_write_and_goes_with_its_descriptor() {
+        ignore_lease_breaks();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, b"x").unwrap();
+        let open = || OwnedFd::from(std::fs::File::open(&path).unwrap());
+        let lease = ReadLease::take(open()).unwrap();
+        assert!(lease.holds());
+        // Another process that is handed the descriptor has the same open file description.
+        let copy = ReadLease::received(lease.0.try_clone().unwrap()).unwrap();
+        assert!(copy.is_sole_user());
+        let reader = open();
+        // A reader broke the write lease; what is left is no proof any more.
+        drop(copy);
+        assert!(!lease.holds());
+        drop((lease, reader));
+
+        let lease = ReadLease::take(open()).unwrap();
+        let reader = open();
+        assert!(lease.holds() && !lease.is_sole_user() && lease.holds());
+        let writing = std::fs::File::options();
+        let mut writing = writing;
+        use std::os::unix::fs::OpenOptionsExt;
+        let refused = writing.write(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EWOULDBLOCK));
+        assert!(!lease.holds(), "asked to give it back");
+        drop((lease, reader));
+        assert!(ReadLease::received(open()).is_none());
+        let writer = std::fs::File::options().write(true).open(&path).unwrap();
+        assert!(ReadLease::take(open()).is_err());
+        drop(writer);
     }
 }

@@ -16,6 +16,7 @@ pub mod lease;
 pub mod map;
 pub mod mount;
 pub mod namespace;
+pub mod priority;
 pub mod process;
 pub mod signal;
 pub mod terminal;

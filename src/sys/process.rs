@@ -67,6 +67,15 @@ pub fn largest_child_bytes() -> u64 {
     u64::try_from(usage.ru_maxrss).unwrap_or_default() * 1024
 }
 
+/// Lets this process have as many descriptors as its hard limit gives.
+pub fn allow_descriptors() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays");
+    }
+}
+
 /// Moves this process into a user namespace of its own, which maps nobody yet.
 ///
 /// # Errors

@@ -210,12 +210,19 @@ impl Union {
     }
 
     pub(super) fn node_attributes(&self, node: &Node) -> Result<Attributes, UnionError> {
-        let buried = *node.last_status.lock();
-        let status = match buried {
-            Some(status) => status,
-            None => inode::status(&self.descriptor(node)?)?,
+        let (status, content) = loop {
+            let (serial, content) = (node.serial(), node.content());
+            let buried = *node.last_status.lock();
+            let status = match buried {
+                Some(status) => status,
+                None => inode::status(&self.descriptor(node)?)?,
+            };
+            // Both of one host inode: an object may just be taking the file's place.
+            if node.serial() == serial {
+                break (status, content);
+            }
         };
-        let (size, blocks) = match (node.kind, node.content()) {
+        let (size, blocks) = match (node.kind, content) {
             (FileKind::CharDevice | FileKind::BlockDevice, _) => (0, 0),
             (_, Content::Object(object)) => (object.size, object.blocks),
             (_, Content::Private) => (status.size, status.blocks),

@@ -378,8 +378,8 @@ impl Union {
     pub(super) fn unlinked(&self, node: &Arc<Node>, fd: Arc<OwnedFd>) {
         *node.pinned.lock() = Some(Pinned::nameless(fd, &self.nameless));
         node.unlinked.store(true, Ordering::Release);
-        self.descriptors.lock().pop(&node.serial);
-        self.table.write().by_host.remove(&node.host_ino);
+        self.descriptors.lock().pop(&node.serial());
+        self.table.write().by_host.remove(&node.host_ino());
     }
 }
 

@@ -99,6 +99,10 @@ impl Union {
         }
         let staged = private.stage(&new)?;
         let status = inode::status(staged.fd())?;
+        let ino = self.number(staged.fd(), &status);
+        if ino != NodeId::born(status.ino).get() {
+            marks::set(staged.fd(), marks::INO, &ino.to_le_bytes())?;
+        }
         let flags = match directory.get(name) {
             None => RenameFlags::NOREPLACE,
             Some(_) if kind == FileKind::Directory => RenameFlags::EXCHANGE,
@@ -107,7 +111,6 @@ impl Union {
         let fd = staged.commit(&directory_fd, name, flags)?;
         self.note(&parent, &mut directory, name, upper_kind(kind), status.ino)?;
         drop(directory);
-        let ino = NodeId::born(status.ino).get();
         let found = self.found(&parent, name);
         let node = self.enter(fd, &status, kind, None, Content::Private, ino, found)?;
         if self.hold(&node) { self.node_attributes(&node) } else { self.lookup(parent.id(), name) }
@@ -139,7 +142,7 @@ impl Union {
             None => inode::link(&fd, &parent_fd, name)?,
             Some(_) => private.link_over(&fd, &parent_fd, name)?,
         }
-        self.note(&parent, &mut directory, name, UpperKind::Other, node.host_ino)?;
+        self.note(&parent, &mut directory, name, UpperKind::Other, node.host_ino())?;
         drop(directory);
         node.called(parent.id(), name);
         if self.hold(&node) { self.node_attributes(&node) } else { self.lookup(parent.id(), name) }

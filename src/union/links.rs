@@ -141,7 +141,7 @@ impl Union {
                 Err(UnionError::Host(Errno::MLINK)) => return Ok(()),
                 made => made?,
             }
-            self.note(&parent, &mut directory, &name, UpperKind::Other, node.host_ino)?;
+            self.note(&parent, &mut directory, &name, UpperKind::Other, node.host_ino())?;
         }
         if inode.kind == FileKind::Regular {
             // Under another name the kernel's overlayfs finds the data by this path.

@@ -21,6 +21,7 @@ mod node;
 mod origin;
 mod place;
 mod policy;
+mod refer;
 mod relink;
 mod remove;
 mod rename;
@@ -46,6 +47,7 @@ pub use node::{Content, Node, NodeId, ObjectContent};
 pub use origin::Origins;
 pub use place::kind_of;
 pub use policy::SharedSet;
+pub use refer::{PrivatePlace, ReferError};
 pub use remove::Removed;
 pub use revert::Reverted;
 
@@ -149,8 +151,9 @@ impl Table {
             }
         }
         self.nodes.remove(&node.id());
-        if self.by_host.get(&node.host_ino).is_some_and(|known| Arc::ptr_eq(known, node)) {
-            self.by_host.remove(&node.host_ino);
+        let host_ino = node.host_ino();
+        if self.by_host.get(&host_ino).is_some_and(|known| Arc::ptr_eq(known, node)) {
+            self.by_host.remove(&host_ino);
         }
         true
     }
@@ -269,10 +272,17 @@ impl Union {
     /// # Errors
     /// [`UnionError::Invalid`] while its content is an object: that is never opened here.
     pub fn open_private(&self, node: &Node, flags: OFlags) -> Result<OwnedFd, UnionError> {
-        if node.kind == FileKind::Regular && node.content() != Content::Private {
-            return Err(UnionError::Invalid);
+        loop {
+            let serial = node.serial();
+            if node.kind == FileKind::Regular && node.content() != Content::Private {
+                return Err(UnionError::Invalid);
+            }
+            let file = inode::reopen(&*self.descriptor(node)?, flags)?;
+            // Where an object took the file's place meanwhile, this may be the hole beside it.
+            if node.serial() == serial {
+                return Ok(file);
+            }
         }
-        Ok(inode::reopen(&*self.descriptor(node)?, flags)?)
     }
 
     /// Makes a private inode durable: bytes, metadata and, for directories, names.

@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::UnionError;
 use crate::layer::{FileKind, TreeIno};
-use crate::object::ObjectId;
+use crate::object::{Digest, ObjectId};
 use crate::private::listing::{UpperEntry, UpperKind};
 use crate::sys::handle::FileHandle;
 use crate::sys::inode::Status;
@@ -24,11 +24,14 @@ use crate::sys::inode::Status;
 /// | 1 ..= 2³²−1 | the tree inode of that number, copied up or not |
 /// | 2⁶¹ + n | renumbered, or a number taken twice: internal, st_ino differs |
 /// | 2⁶² + n | born in the private layer as host inode n |
+/// | 2⁶² + 2⁶⁰ + n | the same, where that number shows as another file's: n is drawn |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(u64);
 
 const INTERNAL: u64 = 1 << 61;
 const BORN: u64 = 1 << 62;
+/// Above the inode numbers of any host file system.
+const OTHER: u64 = 1 << 60;
 
 impl NodeId {
     /// The root directory.
@@ -52,6 +55,19 @@ impl NodeId {
     /// That of a file born as host inode `host_ino`.
     pub fn born(host_ino: u64) -> Self {
         Self(BORN + host_ino)
+    }
+
+    /// The one that shows `ino`, if that is the number of a file born here.
+    pub(super) fn shown(ino: u64) -> Option<Self> {
+        (BORN..BORN << 1).contains(&ino).then_some(Self(ino))
+    }
+
+    /// A number for a file born here whose own one is another file's already: made of what tells
+    /// its host inode from every other, `unique`.
+    pub(super) fn other(unique: &[u8]) -> Self {
+        let digest = Digest::of(unique);
+        let drawn = digest.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        Self(BORN | OTHER | (drawn & (OTHER - 1)))
     }
 
     pub(super) fn internal(sequence: u64) -> Self {
@@ -89,6 +105,15 @@ pub enum Content {
     Private,
 }
 
+/// The inode of the host that stands for a node.
+#[derive(Clone)]
+pub(super) struct HostInode {
+    pub(super) ino: u64,
+    /// Its own for as long as the mount lives; host numbers are reused.
+    pub(super) serial: u64,
+    pub(super) handle: Option<FileHandle>,
+}
+
 /// An inode that the private layer holds.
 pub struct Node {
     pub(super) id: AtomicU64,
@@ -97,10 +122,8 @@ pub struct Node {
     pub(super) kind: FileKind,
     /// For directories: the tree directory it merges with (0: none). For files: its origin.
     pub(super) origin: AtomicU32,
-    pub(super) host_ino: u64,
-    /// Its own for as long as the mount lives; host numbers are reused.
-    pub(super) serial: u64,
-    pub(super) handle: Option<FileHandle>,
+    /// Taken before `content` where both are changed.
+    pub(super) host: RwLock<HostInode>,
     /// Held while the handle cannot find the inode: no handles on this host, or unlinked.
     pub(super) pinned: Mutex<Option<Pinned>>,
     pub(super) content: RwLock<Content>,
@@ -169,6 +192,21 @@ impl Node {
     /// Where its bytes are.
     pub fn content(&self) -> Content {
         *self.content.read()
+    }
+
+    /// The host's inode, as it is now.
+    pub(super) fn host(&self) -> HostInode {
+        self.host.read().clone()
+    }
+
+    /// The number of the host's inode.
+    pub(super) fn host_ino(&self) -> u64 {
+        self.host.read().ino
+    }
+
+    /// Names the host's inode for as long as the mount lives.
+    pub fn serial(&self) -> u64 {
+        self.host.read().serial
     }
 
     /// True once its last name is gone.

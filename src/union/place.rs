@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard, RwLock};
 use rustix::io::Errno;
 
-use super::node::{Directory, Pinned, UpperName};
+use super::node::{Directory, HostInode, Pinned, UpperName};
 use super::{
     Attributes, Content, DEPARTED, Node, NodeId, ObjectContent, Place, Superseded, Union,
     UnionError,
@@ -131,7 +131,7 @@ impl Union {
         let gone = table.drop_node(&node);
         drop(table);
         if gone {
-            self.descriptors.lock().pop(&node.serial);
+            self.descriptors.lock().pop(&node.serial());
             return None;
         }
         let now = node.id();
@@ -192,7 +192,7 @@ impl Union {
         {
             *node.last_status.lock() = Some(status);
         }
-        self.descriptors.lock().pop(&node.serial);
+        self.descriptors.lock().pop(&node.serial());
     }
 
     /// Gives the inode of `id` a new number, leaving `id` to the descriptors that are open.
@@ -375,9 +375,10 @@ impl Union {
         let origin = self.origins().of(&marks, directory, found.parent_origin, found.name)?;
         let content = if !marks.metacopy || kind != FileKind::Regular {
             Content::Private
-        } else if let Some(id) = marks.object {
+        } else if let Some(mark) = marks.object {
             let size = marks.filling.as_ref().map_or(status.size, |filling| filling.size);
-            Content::Object(ObjectContent { id, size, blocks: size.div_ceil(512) })
+            let blocks = mark.blocks_of(size);
+            Content::Object(ObjectContent { id: mark.id, size, blocks })
         } else {
             // A metadata-only copy whose tree file cannot be told is damage, not an empty file.
             let lost = UnionError::Mark("trusted.overlay.metacopy");
@@ -387,10 +388,11 @@ impl Union {
             }
             Content::Object(self.object_of(&inode)?)
         };
-        let ino = marks.ino.unwrap_or_else(|| match origin {
-            Some(origin) => u64::from(origin.get()),
-            None => NodeId::born(status.ino).get(),
-        });
+        let ino = match (marks.ino, origin) {
+            (Some(ino), _) => ino,
+            (None, Some(origin)) => u64::from(origin.get()),
+            (None, None) => self.number(&fd, &status),
+        };
         let node = self.enter(fd, &status, kind, origin, content, ino, found)?;
         if marks.filling.is_some()
             && let Err(error) = self.finish_filling(&node)
@@ -431,13 +433,17 @@ impl Union {
             }
             _ => true,
         };
-        let fd = Arc::new(fd);
+        let (fd, serial) = (Arc::new(fd), self.sequence());
         let pinned = handle.is_none().then(|| Pinned::named(Arc::clone(&fd)));
         let mut table = self.table.write();
         if let Some(node) = table.by_host.get(&status.ino) {
             return Ok(Arc::clone(node));
         }
-        let wanted = origin.filter(|_| follows).map_or(NodeId::born(status.ino), NodeId::tree);
+        // What was born here is called by the number that it shows, also when another host inode
+        // stands for it by now.
+        let born = NodeId::shown(ino).unwrap_or(NodeId::born(status.ino));
+        let born = if origin.is_some() { NodeId::born(status.ino) } else { born };
+        let wanted = origin.filter(|_| follows).map_or(born, NodeId::tree);
         let outnumbered = origin.is_some_and(|origin| table.outnumbered.contains(&origin));
         let taken = outnumbered
             || table.nodes.contains_key(&wanted)
@@ -447,8 +453,9 @@ impl Union {
         } else {
             wanted
         };
-        // Two private files with one origin are copies that somebody made outside of a mount.
-        let ino = if origin.is_some() && (!follows || table.nodes.contains_key(&wanted)) {
+        // Two private files with one number are copies that somebody made outside of a mount.
+        let copy = table.nodes.contains_key(&wanted);
+        let ino = if (origin.is_some() && !follows) || copy {
             NodeId::born(status.ino).get()
         } else {
             ino
@@ -458,9 +465,7 @@ impl Union {
             ino,
             kind,
             origin: AtomicU32::new(origin.map_or(0, TreeIno::get)),
-            host_ino: status.ino,
-            serial: self.sequence(),
-            handle,
+            host: RwLock::new(HostInode { ino: status.ino, serial, handle }),
             pinned: Mutex::new(pinned),
             content: RwLock::new(content),
             copying: Mutex::default(),
@@ -489,7 +494,7 @@ impl Union {
             table.standing.insert(origin, id);
         }
         drop(table);
-        self.descriptors.lock().put(node.serial, fd);
+        self.descriptors.lock().put(serial, fd);
         Ok(node)
     }
 
@@ -515,12 +520,17 @@ impl Union {
         if node.last_status.lock().is_some() {
             return Err(UnionError::Stale);
         }
-        if let Some(fd) = self.descriptors.lock().get(&node.serial) {
+        let host = node.host();
+        if let Some(fd) = self.descriptors.lock().get(&host.serial) {
             return Ok(Arc::clone(fd));
         }
-        let handle = node.handle.as_ref().ok_or(UnionError::Stale)?;
+        let handle = host.handle.as_ref().ok_or(UnionError::Stale)?;
         let fd = Arc::new(handle.open(self.private()?.upper())?);
-        self.descriptors.lock().put(node.serial, Arc::clone(&fd));
+        self.descriptors.lock().put(host.serial, Arc::clone(&fd));
+        if node.serial() != host.serial {
+            // Another inode stands for it by now; this one is not kept alive.
+            self.descriptors.lock().pop(&host.serial);
+        }
         Ok(fd)
     }
 

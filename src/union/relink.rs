@@ -44,11 +44,11 @@ impl Union {
             Some(_) | None => None,
         };
         let mut reverted = Reverted::default();
-        if upper.map(|upper| upper.host_ino) != Some(copy.host_ino) {
+        if upper.map(|upper| upper.host_ino) != Some(copy.host_ino()) {
             keeping_times(&parent_fd, || {
                 Ok(self.private()?.link_over(&copy_fd, &parent_fd, name)?)
             })?;
-            self.note(parent, &mut directory, name, UpperKind::Other, copy.host_ino)?;
+            self.note(parent, &mut directory, name, UpperKind::Other, copy.host_ino())?;
             drop(directory);
             if let Some((fd, old)) = old {
                 old.uncalled(parent.id(), name);
@@ -205,7 +205,7 @@ impl Union {
             let Some(id) = self.present(dir)? else { return Ok(()) };
             let Place::Private(dir) = self.place(id)? else { return Ok(()) };
             let shows = self.directory(&dir)?.get(&name).map(|upper| upper.host_ino);
-            if dir.origin().is_none() || shows != Some(copy.host_ino) {
+            if dir.origin().is_none() || shows != Some(copy.host_ino()) {
                 return Ok(());
             }
             places.push((dir, name));

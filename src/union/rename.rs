@@ -101,7 +101,7 @@ impl Union {
         if Arc::ptr_eq(from.node, to.node) {
             return Ok((self.directory(from.node)?, None));
         }
-        if from.node.host_ino < to.node.host_ino {
+        if from.node.host_ino() < to.node.host_ino() {
             let first = self.directory(from.node)?;
             return Ok((first, Some(self.directory(to.node)?)));
         }

@@ -48,7 +48,7 @@ impl Union {
             let staged = private.stage(&self.metadata_copy(inode)?)?;
             let status = inode::status(staged.fd())?;
             let mut directory = self.directory(parent)?;
-            if directory.get(name).map(|upper| upper.host_ino) != Some(old.host_ino) {
+            if directory.get(name).map(|upper| upper.host_ino) != Some(old.host_ino()) {
                 return Err(UnionError::Stale);
             }
             let fd = keeping_times(&parent_fd, || {

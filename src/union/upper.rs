@@ -293,9 +293,9 @@ impl Upper {
         if !marks.metacopy || entry.kind != FileKind::Regular {
             return Ok(Bytes::Private);
         }
-        if let Some(id) = marks.object {
+        if let Some(mark) = marks.object {
             let size = marks.filling.as_ref().map_or(entry.status.size, |filling| filling.size);
-            return Ok(Bytes::Object { id, size, data_blocks: size.div_ceil(512) });
+            return Ok(Bytes::Object { id: mark.id, size, data_blocks: mark.blocks_of(size) });
         }
         // A metadata-only copy whose tree file cannot be told is damage, not an empty file.
         let lost = UnionError::Mark("trusted.overlay.metacopy");

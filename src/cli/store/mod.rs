@@ -5,6 +5,7 @@ mod destroy;
 mod df;
 mod forget;
 mod gc;
+mod reshare;
 mod scrub;
 mod who_has;
 
@@ -21,6 +22,7 @@ pub(super) fn run(verb: StoreVerb, store: &Path, output: &Output) -> Result<Exit
     match verb {
         StoreVerb::Df(json) => df::run(json, store, *output),
         StoreVerb::WhoHas(asked) => who_has::run(&asked, store, *output),
+        StoreVerb::Reshare(wanted) => reshare::run(&wanted, store, *output),
         StoreVerb::Gc { dry_run, json } => gc::run(dry_run, json, store, *output),
         StoreVerb::Scrub(wanted) => scrub::run(&wanted, store, *output),
         StoreVerb::Check { rehash, fix, json } => {

@@ -260,7 +260,7 @@ impl<'a> Scrub<'a> {
         self.references = References::now(self.store, &self.layers)?;
         let references = &self.references;
         for found in &mut self.done.found {
-            found.needed = references.len_bytes(&found.object).is_some();
+            found.needed = references.holds(&found.object);
         }
         self.done.found.retain(|found| found.needed || found.damage.is_some());
         self.done.found.sort_by_key(|found| found.object);
@@ -305,8 +305,8 @@ impl<'a> Scrub<'a> {
                 found.repaired_from = back.get(&found.object).cloned();
             }
             for id in self.objects.quarantined()? {
-                let unneeded = self.references.unreadable().is_empty()
-                    && self.references.len_bytes(&id).is_none();
+                let unneeded =
+                    self.references.unreadable().is_empty() && !self.references.holds(&id);
                 if unneeded || self.objects.contains(&id)? {
                     self.objects.discard(&id)?;
                 }

@@ -1,0 +1,129 @@
+//! `mica store reshare`
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cli::FOUND;
+use crate::cli::arguments::{Reshare, SharedWith};
+use crate::cli::output::{Output, complain, count, size};
+use crate::host::reshare::{Pace, Report, Wanted, reshare};
+use crate::host::roots::ResharePolicy;
+use crate::host::{Access, RootRecord, Roots, Store, interrupt_flag};
+use crate::layer::import::Excludes;
+
+pub(super) fn run(wanted: &Reshare, store: &Path, output: Output) -> Result<ExitCode> {
+    let store = Store::open(store, Access::Write)?;
+    let roots = Roots::open(&store)?;
+    let records: Vec<RootRecord> = if wanted.all {
+        roots.list()?
+    } else {
+        wanted.roots.iter().map(|root| roots.find(root)).collect::<Result<_, _>>()?
+    };
+    if let Some(policy) = wanted.policy {
+        return set_policy(&roots, &records, policy, output);
+    }
+    let pace = Pace::limited(wanted.rate.unwrap_or(0)).until(interrupt_flag()?);
+    if wanted.rate.is_some() {
+        pace.step_back();
+    }
+    crate::cli::log_to_stderr();
+    let asked = Wanted {
+        roots: records,
+        exclude: Excludes::new(wanted.exclude.iter().map(|glob| glob.as_encoded_bytes()))
+            .context("--exclude")?,
+        least_age: wanted.min_age,
+        dry_run: wanted.dry_run,
+        pace: &pace,
+    };
+    let report = reshare(&store, &asked)?;
+    if wanted.json.json {
+        output.json(&report)?;
+    } else {
+        print(&report, output)?;
+    }
+    if report.interrupted {
+        bail!("interrupted; what was shared until then stays shared, run it again for the rest");
+    }
+    let troubled = report.roots.values().any(|root| !root.notes.is_empty());
+    Ok(if troubled { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
+}
+
+fn set_policy(
+    roots: &Roots,
+    records: &[RootRecord],
+    policy: SharedWith,
+    output: Output,
+) -> Result<ExitCode> {
+    let (policy, word) = match policy {
+        SharedWith::Off => (ResharePolicy::Off, "nothing"),
+        SharedWith::Templates => (ResharePolicy::Templates, "templates"),
+        SharedWith::All => (ResharePolicy::All, "templates and other containers"),
+    };
+    let locked = roots.lock()?;
+    for record in records {
+        locked.set_reshare(record, policy)?;
+        output.remark(format!("{} may share with {word} from now on", record.name))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(report: &Report, output: Output) -> Result<()> {
+    if output.is_quiet() {
+        let touched = report.roots.iter().filter(|(_, root)| root.files > 0);
+        output.names(touched.map(|(name, _)| name))?;
+    } else {
+        let rows: Vec<Vec<String>> = report
+            .roots
+            .iter()
+            .filter(|(_, root)| root.files > 0)
+            .map(|(name, root)| {
+                vec![
+                    name.clone(),
+                    root.files.to_string(),
+                    size(root.disk_bytes),
+                    size(root.memory_bytes),
+                ]
+            })
+            .collect();
+        if !rows.is_empty() {
+            output.table(&["ROOT", "FILES", "DISK", "IN MEMORY"], &rows)?;
+        }
+    }
+    for (name, root) in &report.roots {
+        for sentence in &root.notes {
+            complain(&format!("root {name}: {sentence}"));
+        }
+    }
+    let skipped = &report.skipped;
+    for (number, why) in [
+        (skipped.in_use, "in use"),
+        (skipped.changed, "changed meanwhile"),
+        (skipped.young, "changed too lately"),
+        (skipped.linked, "with several names"),
+        (skipped.unreadable, "not readable"),
+    ] {
+        if number > 0 {
+            output.note(format!("{} left alone: {why}", count(number, "file")));
+        }
+    }
+    let would = if report.dry_run { "would be " } else { "" };
+    let new = match report.new_objects {
+        0 => String::new(),
+        objects => format!("; {} new ({})", count(objects, "object"), size(report.new_bytes)),
+    };
+    output.remark(format!(
+        "{} {would}shared: {} of disk and {} of page cache won{new}; {} read",
+        count(report.files, "file"),
+        signed(report.disk_bytes),
+        signed(report.memory_bytes),
+        size(report.hashed_bytes),
+    ))
+}
+
+/// A first file that becomes an object wins nothing, and costs a block or two.
+fn signed(bytes: i64) -> String {
+    let sign = if bytes < 0 { "-" } else { "" };
+    format!("{sign}{}", size(bytes.unsigned_abs()))
+}

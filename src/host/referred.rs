@@ -1,0 +1,91 @@
+//! Which objects private layers refer to: what keeps them from being collected.
+//!
+//! A private directory has its own log of them, which goes where it goes; the registry keeps a
+//! second one beside the root's record, so that a root whose disk is not there keeps counting.
+//! Both are written before any reference is made. A collection reads both.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::error::HostError;
+use super::roots::{RootRecord, Roots};
+use super::store::Store;
+use crate::object::ObjectId;
+use crate::private::refs::{self, Reference};
+
+/// Notes in the registry that files of a root are about to refer to these objects; durable on
+/// return.
+///
+/// # Errors
+/// [`HostError::System`]; then none may.
+pub(super) fn note(
+    roots: &Roots,
+    record: &RootRecord,
+    objects: impl Iterator<Item = ObjectId>,
+) -> Result<(), HostError> {
+    // The number that a file shows is the private layer's own business.
+    let entries: Vec<Reference> = objects.map(|object| Reference { object, ino: 0 }).collect();
+    let name = Roots::references_name(&record.id);
+    refs::append(roots.dir(), &name, &entries).map_err(HostError::system("write", name))
+}
+
+/// Copies what the private directory of a root refers to into the registry, as far as that does
+/// not know it: the directory may have come from elsewhere.
+///
+/// # Errors
+/// [`HostError::System`].
+pub(super) fn adopt(store: &Store, record: &RootRecord) -> Result<(), HostError> {
+    let Some(private) = &record.private else { return Ok(()) };
+    let roots = Roots::open(store)?;
+    let known: HashSet<ObjectId> = of_record(&roots, record)?.collect();
+    let new: HashSet<ObjectId> =
+        of_private(private)?.into_iter().filter(|object| !known.contains(object)).collect();
+    note(&roots, record, new.into_iter())
+}
+
+/// Every object that some registered root refers to.
+///
+/// # Errors
+/// [`HostError::System`] if a log cannot be read: what it names is unknown then.
+pub(in crate::host) fn of_all(store: &Store) -> Result<HashSet<ObjectId>, HostError> {
+    let roots = Roots::open(store)?;
+    let mut objects = HashSet::new();
+    for record in roots.list()? {
+        objects.extend(of_record(&roots, &record)?);
+        if let Some(private) = &record.private {
+            objects.extend(of_private(private)?);
+        }
+    }
+    Ok(objects)
+}
+
+fn of_record(
+    roots: &Roots,
+    record: &RootRecord,
+) -> Result<impl Iterator<Item = ObjectId>, HostError> {
+    let name = Roots::references_name(&record.id);
+    let found = refs::read(roots.dir(), &name).map_err(HostError::system("read", name))?;
+    Ok(found.into_iter().map(|reference| reference.object))
+}
+
+fn of_private(private: &Path) -> Result<Vec<ObjectId>, HostError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = match rustix::fs::open(private, flags, Mode::empty()) {
+        Ok(dir) => dir,
+        // Its disk is not there: what the registry knows has to do.
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Vec::new()),
+        Err(errno) => return Err(HostError::system("open", private)(errno)),
+    };
+    let path = private.join(refs::NAME);
+    let found = refs::read(&dir, refs::NAME).map_err(|error| {
+        if error.kind() == io::ErrorKind::InvalidData {
+            return HostError::References { path };
+        }
+        HostError::system("read", path)(error)
+    })?;
+    Ok(found.into_iter().map(|reference| reference.object).collect())
+}

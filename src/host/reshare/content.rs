@@ -1,0 +1,176 @@
+//! Reading files that nobody writes: a lease first, then every byte, asking all the while whether
+//! somebody waits.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Advice, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::candidates::Candidate;
+use super::pace::{Go, Pace};
+use crate::catalog::Identity;
+use crate::object::{Digest, ObjectId, Reading};
+use crate::sys::cache::resident_bytes;
+use crate::sys::inode;
+use crate::sys::lease::ReadLease;
+use crate::union::upper::Upper;
+
+/// Bytes read at a time: hashed on all processors, or politely on one.
+const PIECE_BYTES: usize = 1 << 20;
+const POLITE_PIECE_BYTES: usize = 256 << 10;
+/// Bytes of the beginning and of the end that tell most files apart.
+const SAMPLE_BYTES: usize = 4096;
+/// How often it is asked whether somebody waits for a lease.
+const ASK_EVERY: Duration = Duration::from_millis(4);
+
+/// A private file under a lease.
+#[derive(Debug)]
+pub(super) struct Leased {
+    pub(super) file: Candidate,
+    pub(super) lease: ReadLease,
+    /// Bytes of it that were in memory before it was read.
+    pub(super) resident_bytes: u64,
+}
+
+/// Why a file is not under a lease, or was not read to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GaveUp {
+    /// It is another by now, or gone.
+    Changed,
+    /// Somebody writes to it, or wants to.
+    InUse,
+    /// Everything is to stop.
+    Held,
+    /// It cannot be read.
+    Failed,
+}
+
+/// Opens a candidate for reading. Follows no symlink, and never leaves the upper directory.
+fn open(upper: &Upper, file: &Candidate) -> Result<OwnedFd, Errno> {
+    let flags =
+        OFlags::RDONLY | OFlags::NOATIME | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let mode = rustix::fs::Mode::empty();
+    rustix::fs::openat2(upper.view().upper(), &*file.path, flags, mode, resolve)
+}
+
+/// Opens `file` and proves that nobody writes to it.
+pub(super) fn lease(upper: &Upper, file: Candidate) -> Result<Leased, GaveUp> {
+    let fd = open(upper, &file).map_err(|errno| match errno {
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV => GaveUp::Changed,
+        _ => GaveUp::Failed,
+    })?;
+    let lease = match ReadLease::take(fd) {
+        Ok(lease) => lease,
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Err(GaveUp::InUse),
+        Err(error) => {
+            tracing::debug!(%error, "no lease on a private file");
+            return Err(GaveUp::Failed);
+        }
+    };
+    if identity_of(&lease) != Some(file.identity) {
+        return Err(GaveUp::Changed);
+    }
+    let resident_bytes = resident_bytes(lease.as_fd()).unwrap_or(0);
+    Ok(Leased { file, lease, resident_bytes })
+}
+
+fn identity_of(lease: &ReadLease) -> Option<Identity> {
+    let dev = rustix::fs::fstat(lease).ok()?.st_dev;
+    let inode::Status { ino, size, mtime, ctime, .. } = inode::status(lease).ok()?;
+    Some(Identity { dev, ino, size, mtime, ctime })
+}
+
+/// Reads and hashes a leased file: its name as an object, and its 512-byte units of data.
+///
+/// `still` is asked every few milliseconds: leases on other files may be wanted back.
+pub(super) fn hash(
+    leased: &Leased,
+    buffer: &mut Vec<u8>,
+    pace: &Pace,
+    still: &mut dyn FnMut(),
+) -> Result<(ObjectId, u64), GaveUp> {
+    let polite = pace.is_limited();
+    buffer.resize(if polite { POLITE_PIECE_BYTES } else { PIECE_BYTES }, 0);
+    let mut reading = Reading::default();
+    let mut asked = Instant::now();
+    loop {
+        loop {
+            if asked.elapsed() >= ASK_EVERY {
+                still();
+                asked = Instant::now();
+            }
+            if !leased.lease.holds() {
+                return Err(GaveUp::InUse);
+            }
+            match pace.next() {
+                Go::On => break,
+                Go::Soon => {}
+                Go::No => return Err(GaveUp::Held),
+            }
+        }
+        let filled =
+            fill(&leased.lease, buffer, reading.len_bytes()).map_err(|_| GaveUp::Failed)?;
+        let piece = buffer.get(..filled).unwrap_or_default();
+        reading.take(piece).map_err(|_| GaveUp::Failed)?;
+        pace.spend(u64::try_from(filled).unwrap_or(u64::MAX));
+        if filled < buffer.len() {
+            break;
+        }
+    }
+    if leased.resident_bytes == 0 {
+        // Read for us alone: what others have in memory is worth more.
+        let _dropped = rustix::fs::fadvise(&leased.lease, 0, None, Advice::DontNeed);
+    }
+    if reading.len_bytes() != leased.file.identity.size || !leased.lease.holds() {
+        return Err(GaveUp::Changed);
+    }
+    Ok(reading.finish())
+}
+
+/// The digest of the first and the last bytes of a file: most files that differ, differ there.
+pub(super) fn sample(fd: impl AsFd, size: u64) -> io::Result<Digest> {
+    let mut sampled = vec![0; 2 * SAMPLE_BYTES];
+    let (head, tail) = sampled.split_at_mut(SAMPLE_BYTES);
+    fill(&fd, head, 0)?;
+    let last = u64::try_from(SAMPLE_BYTES).unwrap_or(u64::MAX);
+    fill(&fd, tail, size.saturating_sub(last))?;
+    Ok(Digest::of(&sampled))
+}
+
+/// The sample of a candidate, without a lease: it only tells whether reading all is worth it.
+pub(super) fn sample_of(upper: &Upper, file: &Candidate) -> io::Result<Digest> {
+    sample(open(upper, file)?, file.identity.size)
+}
+
+fn fill(fd: &impl AsFd, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let offset = at + u64::try_from(filled).unwrap_or(u64::MAX);
+        match rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut *rest, offset))? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(filled)
+}
+
+/// A leased file as a stream that ends with an error once the lease is wanted back.
+pub(super) struct Watched<'a> {
+    pub(super) leased: &'a Leased,
+    pub(super) at: u64,
+}
+
+impl io::Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.leased.lease.holds() {
+            return Err(io::Error::from(io::ErrorKind::ResourceBusy));
+        }
+        let len = buffer.len().min(PIECE_BYTES);
+        let filled = fill(&self.leased.lease, buffer.get_mut(..len).unwrap_or_default(), self.at)?;
+        self.at += u64::try_from(filled).unwrap_or(u64::MAX);
+        Ok(filled)
+    }
+}
