@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::process::Stdio;
+use std::time::Instant;
 
 use mica::container::network::{BitRate, Named, Namespace, Network, NetworkError, refresh_hosts};
 
@@ -102,7 +103,7 @@ fn published_ports_lead_in_live_from_everywhere_and_only_there() {
     assert!(lab.world.asks("192.0.2.1:8081").is_some());
     other.published = ports(&["8080:81"]);
     assert_eq!(lab.network.update(&other).unwrap(), [], "it is free now");
-    lab.network.detach(&one.endpoint.id).unwrap();
+    lab.network.detach(&one.endpoint).unwrap();
     assert_eq!(lab.world.asks("192.0.2.1:8081"), None);
     assert_eq!(lab.network.attached().unwrap().len(), 1);
 }
@@ -234,9 +235,10 @@ END");
         !host.can(&format!("ip link show {}", one.id.interface()))
     });
     assert_eq!(network.attached().unwrap().len(), 1, "rules are left");
-    network.detach(&one.id).unwrap();
+    network.detach(&one).unwrap();
     assert_eq!(network.attached().unwrap().len(), 0);
-    network.detach(&one.id).unwrap();
+    network.forget(&one.id).unwrap();
+    network.detach(&one).unwrap();
     network.remove().unwrap();
     assert_eq!(everything(&host), before);
     let left: Vec<_> = std::fs::read_dir(scratch.directory("state")).unwrap().collect();
@@ -298,6 +300,41 @@ for line in ['ready'] + sys.stdin.read().split():
     assert!(lab.world.asks("192.0.2.1:8080").is_some());
     assert_eq!(again.attached().unwrap().len(), 1);
     assert!(!two.place.can("ip link show eth0"));
+}
+
+#[test]
+fn a_hundred_are_attached_and_adopted_within_moments() {
+    let lab = Lab::new();
+    let places: Vec<Namespace> = (0..100).map(|_| Namespace::fresh().unwrap()).collect();
+    let mut endpoints: Vec<_> = (100..200).map(endpoint).collect();
+    for (endpoint, port) in endpoints.iter_mut().zip(8000_u16..) {
+        endpoint.published = vec![format!("{port}:80").parse().unwrap()];
+    }
+    let begun = Instant::now();
+    for (endpoint, place) in endpoints.iter().zip(&places) {
+        lab.network.attach(endpoint, place).unwrap();
+    }
+    let attached = begun.elapsed();
+    let begun = Instant::now();
+    assert_eq!(lab.network.ensure(&endpoints).unwrap(), []);
+    let adopted = begun.elapsed();
+    let begun = Instant::now();
+    for endpoint in &endpoints {
+        lab.network.counters(&endpoint.id).unwrap().unwrap();
+    }
+    let counted = begun.elapsed();
+    let begun = Instant::now();
+    for endpoint in &endpoints {
+        lab.network.detach(endpoint).unwrap();
+    }
+    println!(
+        "100: attached in {attached:?}, adopted in {adopted:?}, counted in {counted:?}, detached in {:?}",
+        begun.elapsed()
+    );
+    assert_eq!(lab.network.attached().unwrap().len(), 0);
+    // 15 ms each, in a build for tests on a busy machine.
+    assert!(attached.as_secs() < 10, "{attached:?}");
+    assert!(adopted.as_secs_f64() < 1.0, "{adopted:?}");
 }
 
 #[test]

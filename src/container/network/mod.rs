@@ -160,7 +160,7 @@ impl Network {
         self.namespace.run(|| {
             let attached = self.attach_here(endpoint, container);
             if attached.is_err()
-                && let Err(error) = self.detach_here(&endpoint.id)
+                && let Err(error) = self.forget_here(&endpoint.id)
             {
                 tracing::warn!(%error, "a cable that was laid in part stays");
             }
@@ -187,12 +187,27 @@ impl Network {
         })?
     }
 
-    /// Takes away whatever is left of a container; nothing left is no error.
+    /// Takes a container's cable and rules away; gone already is no error.
     ///
     /// # Errors
     /// What nft or the kernel refuses.
-    pub fn detach(&self, id: &EndpointId) -> Result<(), NetworkError> {
-        self.namespace.run(|| self.detach_here(id))?
+    pub fn detach(&self, endpoint: &Endpoint) -> Result<(), NetworkError> {
+        self.namespace.run(|| {
+            remove_links(&mut open()?, &endpoint.id)?;
+            // Who knows what was set need not look for it.
+            match nft::apply(&rules::without_endpoint(&self.config, endpoint)) {
+                Err(NetworkError::Rules(_)) => self.forget_here(&endpoint.id),
+                done => done,
+            }
+        })?
+    }
+
+    /// Takes away whatever is left of a container that nothing else is known of.
+    ///
+    /// # Errors
+    /// What nft or the kernel refuses.
+    pub fn forget(&self, id: &EndpointId) -> Result<(), NetworkError> {
+        self.namespace.run(|| self.forget_here(id))?
     }
 
     /// Every container that something is left of, running or not.
@@ -403,7 +418,7 @@ impl Network {
         let bridge = bridge.ok_or_else(|| gone(&self.config.name.bridge()))?;
         remove_links(&mut netlink, &endpoint.id)?;
         // Rules first, and in detaching last: there is no moment at which frames pass without.
-        self.write_rules(endpoint)?;
+        self.write_first_rules(endpoint)?;
         let there = container.descriptor()?;
         link::add_cable(
             &mut netlink,
@@ -463,6 +478,15 @@ impl Network {
         Ok(())
     }
 
+    /// Writes the rules of a container that should have none; what is left of it is replaced.
+    fn write_first_rules(&self, endpoint: &Endpoint) -> Result<(), NetworkError> {
+        endpoint.published.iter().try_for_each(free::check)?;
+        match nft::apply(&rules::of_endpoint(&self.config, endpoint)) {
+            Err(NetworkError::Rules(_)) => self.write_rules(endpoint),
+            done => done,
+        }
+    }
+
     /// Replaces a container's rules, in one transaction.
     fn write_rules(&self, endpoint: &Endpoint) -> Result<(), NetworkError> {
         let listing = nft::list(self.config.name.as_str())?;
@@ -475,7 +499,7 @@ impl Network {
         nft::apply(&format!("{old}{new}")).map_err(taken)
     }
 
-    fn detach_here(&self, id: &EndpointId) -> Result<(), NetworkError> {
+    fn forget_here(&self, id: &EndpointId) -> Result<(), NetworkError> {
         remove_links(&mut open()?, id)?;
         let listing = nft::list(self.config.name.as_str())?;
         let rules = rules::deletion(&self.config, &listing, &id.interface());

@@ -95,7 +95,8 @@ table bridge {name} {{
 /// What one container adds.
 pub(super) fn of_endpoint(config: &BridgeConfig, endpoint: &Endpoint) -> String {
     let (name, interface) = (config.name.as_str(), endpoint.id.interface());
-    let mut text = format!("add chain bridge {name} {interface}\n");
+    // Refused if something is left of it: rules must not be added to others.
+    let mut text = format!("create chain bridge {name} {interface}\n");
     for rule in sender(endpoint) {
         text += &format!("add rule bridge {name} {interface} {rule}\n");
     }
@@ -109,6 +110,20 @@ pub(super) fn of_endpoint(config: &BridgeConfig, endpoint: &Endpoint) -> String 
             );
         }
     }
+    text
+}
+
+/// Takes away what [`of_endpoint`] added; refused if any of it is missing.
+pub(super) fn without_endpoint(config: &BridgeConfig, endpoint: &Endpoint) -> String {
+    let (name, interface) = (config.name.as_str(), endpoint.id.interface());
+    let mut text = format!("delete element bridge {name} senders {{ \"{interface}\" }}\n");
+    for published in &endpoint.published {
+        for (map, key, _) in elements(endpoint, published) {
+            text += &format!("delete element inet {name} {map} {{ {key} }}\n");
+        }
+    }
+    text += &format!("flush chain bridge {name} {interface}\n");
+    text += &format!("delete chain bridge {name} {interface}\n");
     text
 }
 
