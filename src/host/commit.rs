@@ -5,7 +5,7 @@
 //! template's name is the last thing to be written, as for an import.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -279,7 +279,7 @@ impl Contents for Stored<'_> {
             }
             Bytes::Object { id, size, .. } => {
                 let object = self.reader.open_object(id)?;
-                self.staging.put_file(object.as_fd(), *size)?
+                self.put(object.as_fd(), *size)?
             }
             Bytes::Private => self.private(path, entry)?,
         };
@@ -292,6 +292,13 @@ impl Contents for Stored<'_> {
 }
 
 impl Stored<'_> {
+    /// Puts content into the store, unless the commit is cancelled meanwhile.
+    fn put(&self, file: BorrowedFd<'_>, len: u64) -> Result<Put, CommitError> {
+        let proceed = || !self.cancel.load(Ordering::Relaxed);
+        let put = self.staging.put_file_while(file, len, &proceed);
+        if proceed() { Ok(put?) } else { Err(CommitError::Cancelled) }
+    }
+
     fn keep_frozen(&mut self) -> Result<(), CommitError> {
         if let Some(client) = self.frozen.as_mut().filter(|_| self.asked.elapsed() >= KEEP_FROZEN) {
             client.status()?;
@@ -317,7 +324,7 @@ impl Stored<'_> {
             return Ok(*put);
         }
         let settled = before.is_settled();
-        let mut put = self.staging.put_file(file.as_fd(), before.size)?;
+        let mut put = self.put(file.as_fd(), before.size)?;
         if self.still && unwritten {
             return Ok(put);
         }
@@ -333,7 +340,7 @@ impl Stored<'_> {
         for _ in 0..ATTEMPTS {
             self.keep_frozen()?;
             let now = Version::of(&file).map_err(fail)?;
-            let again = self.staging.put_file(file.as_fd(), now.size)?;
+            let again = self.put(file.as_fd(), now.size)?;
             let after = Version::of(&file).map_err(fail)?;
             if again.id == put.id && now == version && after == version {
                 return Ok(put);

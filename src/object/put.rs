@@ -107,7 +107,23 @@ impl Staging {
     /// [`ObjectError::Source`] if reading fails, [`ObjectError::Io`] if storing does; nothing
     /// is left half made.
     pub fn put_file(&self, source: BorrowedFd<'_>, len: u64) -> Result<Put, ObjectError> {
+        self.put_file_while(source, len, &|| true)
+    }
+
+    /// As [`Staging::put_file`], for as long as `proceed` says yes, which is asked every few
+    /// megabytes: a sparse file may be longer than anybody wants to wait.
+    ///
+    /// # Errors
+    /// As [`Staging::put_file`]; [`ObjectError::Source`] of kind [`io::ErrorKind::Interrupted`]
+    /// when told to end.
+    pub fn put_file_while(
+        &self,
+        source: BorrowedFd<'_>,
+        len: u64,
+        proceed: &dyn Fn() -> bool,
+    ) -> Result<Put, ObjectError> {
         let read = |buffer: &mut [u8], at| {
+            asked(proceed)?;
             let left = usize::try_from(len.saturating_sub(at)).unwrap_or(usize::MAX);
             let wanted = buffer.len().min(left);
             read_full(source, &mut buffer[..wanted], at)
@@ -117,7 +133,7 @@ impl Staging {
                 let filled = read(buffer, 0).map_err(ObjectError::Source)?;
                 return self.put_bytes(&buffer[..filled]);
             }
-            if let Some(put) = self.reflink(source, len, buffer)? {
+            if let Some(put) = self.reflink(source, len, buffer, proceed)? {
                 return Ok(put);
             }
             let mut digester = Digester::default();
@@ -175,6 +191,7 @@ impl Staging {
         source: BorrowedFd<'_>,
         len: u64,
         buffer: &mut [u8],
+        proceed: &dyn Fn() -> bool,
     ) -> Result<Option<Put>, ObjectError> {
         if !self.reflink.load(Ordering::Relaxed) {
             return Ok(None);
@@ -196,6 +213,7 @@ impl Staging {
         }
         let mut digester = Digester::default();
         loop {
+            asked(proceed).map_err(ObjectError::Source)?;
             let base = digester.position();
             let filled = read_full(staged.file.as_fd(), buffer, base).map_err(write())?;
             digester
@@ -241,6 +259,11 @@ impl Staging {
         drop(known);
         Ok(Put::new(summary, hit))
     }
+}
+
+/// Whether to go on.
+fn asked(proceed: &dyn Fn() -> bool) -> io::Result<()> {
+    if proceed() { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
 }
 
 /// A staged file that is unlinked when dropped, unless kept.

@@ -1,10 +1,10 @@
 //! `mica commit`: the new template shows what the root showed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -183,4 +183,28 @@ fn writers_who_open_files_never_leave_half_a_generation_in_the_template() {
         assert!(a == b || a == b + 1, "a {a}, b {b}");
         mounted.unmount();
     }
+}
+
+#[test]
+fn an_interrupt_ends_the_commit_of_a_file_that_would_take_for_ever() {
+    let stage = Stage::new("commithuge");
+    let root = stage.mount("ct");
+    script(root.path(), "truncate -s 8T srv/huge");
+    root.unmount();
+    let mut commit = stage.store.mica(["commit", "ct", "huge"]);
+    let mut commit = commit.stderr(Stdio::piped()).spawn().unwrap();
+    let io = format!("/proc/{}/io", commit.id());
+    again_until("it reads", || {
+        let read = std::fs::read_to_string(&io).unwrap();
+        let bytes = read.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap();
+        bytes.parse::<u64>().unwrap() > 100 << 20
+    });
+    let pid = rustix::process::Pid::from_child(&commit);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    again_until("it ends", || commit.try_wait().unwrap().is_some());
+    let mut told = String::new();
+    commit.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    assert_eq!(commit.wait().unwrap().code(), Some(2), "{told}");
+    assert!(told.contains("cancelled"), "{told}");
+    assert_eq!(stage.store.mica(["template", "list", "-q"]).succeed().trim(), "base:latest");
 }

@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 
@@ -15,32 +14,7 @@ use serde_json::Value;
 
 use crate::revert::CHANGES;
 use crate::stage::{Stage, script};
-use crate::support::{MountOptions, Snapshot, Succeed, assert_same, snapshot};
-
-/// What changes a private directory or a store.
-const CALLS: [&str; 21] = [
-    "renameat",
-    "renameat2",
-    "unlinkat",
-    "linkat",
-    "mknodat",
-    "mkdirat",
-    "symlinkat",
-    "setxattr",
-    "lsetxattr",
-    "fsetxattr",
-    "removexattr",
-    "ftruncate",
-    "fchmod",
-    "fchmodat",
-    "fchownat",
-    "utimensat",
-    "fsync",
-    "fdatasync",
-    "syncfs",
-    "pwrite64",
-    "write",
-];
+use crate::support::{MountOptions, Snapshot, Step, Succeed, assert_same, snapshot};
 
 /// Kills may come this many steps apart.
 fn stride() -> usize {
@@ -51,50 +25,10 @@ fn stride() -> usize {
     }
 }
 
-/// Where a process is killed: when it is about to make a call of a kind for the n-th time.
-#[derive(Clone, Copy, Debug)]
-struct Step {
-    kind: usize,
-    at: usize,
-}
-
-impl Step {
-    /// Calls `run` with each step that there is; that tells whether the process came through.
-    /// Returns how many there were.
-    fn each(every: usize, mut run: impl FnMut(Self) -> bool) -> usize {
-        let mut steps = 0;
-        for kind in 0..CALLS.len() {
-            // Not always the first of a kind.
-            let mut at = 1 + steps % every;
-            while !run(Self { kind, at }) {
-                at += every;
-                steps += 1;
-            }
-        }
-        steps
-    }
-
-    /// strace, told to kill there.
-    fn strace(self) -> Command {
-        let (call, at) = (CALLS[self.kind], self.at);
-        let mut strace = Command::new("strace");
-        strace.args(["-f", "-o", "/dev/null", "-e"]).arg(format!("trace={call}"));
-        strace.arg("-e").arg(format!("inject={call}:signal=SIGKILL:when={at}"));
-        strace
-    }
-}
-
 /// Runs `mica` on `stage` up to a step; true if it came to an end before.
 fn cut(stage: &Stage, arguments: &[&str], private: &Path, step: Step) -> bool {
-    let mica = stage.store.mica([]);
-    let mut command = step.strace();
-    command.arg(mica.get_program()).arg(arguments[0]).arg(private).args(&arguments[1..]);
-    let ended = command.env("MICA_STORE", stage.store.path()).capture();
-    if ended.status.signal() == Some(9) {
-        return false;
-    }
-    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
-    true
+    let mut mica = stage.store.mica(arguments.first().copied());
+    step.cut(mica.arg(private).args(&arguments[1..]))
 }
 
 /// Each path shows what it showed before, or what it shows when all is done, or in between the

@@ -12,7 +12,7 @@ use rustix::fs::{XattrFlags, setxattr};
 use serde_json::Value;
 
 use crate::stage::{Stage, flip, loosen};
-use crate::support::Succeed;
+use crate::support::{Step, Succeed};
 
 /// Runs it; the answer, and whether all is whole by its status.
 fn check(stage: &Stage, more: &[&str]) -> (Value, bool) {
@@ -154,4 +154,51 @@ fn what_cannot_be_derived_is_told_and_left() {
     assert_eq!(stage.roots(), ["a"]);
     stage.mica(["store", "forget", "a"]).succeed();
     assert!(stage.roots().is_empty());
+}
+
+#[test]
+fn killed_at_any_step_a_repair_is_completed_by_the_next_and_a_root_is_forgotten_or_not() {
+    let stage = Stage::new("checkcuts");
+    let root = stage.mount("a");
+    fs::write(root.path().join("etc/fine"), b"private\n").unwrap();
+    root.unmount();
+    stage.mica(["store", "who-has", "/etc/fine", "--scan"]).succeed();
+    let (before, files) = (truth(&stage), derived(&stage));
+    assert_eq!(files.len(), 2, "a tree and its table: {:?}", files.keys());
+    let every = match std::env::var("MICA_TEST_COUNTS").as_deref() {
+        Ok("ci" | "long") => 1,
+        _ => 5,
+    };
+    let steps = Step::each(every, |step| {
+        for (path, good) in &files {
+            let mut bad = good.clone();
+            *bad.last_mut().unwrap() ^= 1;
+            fs::write(path, bad).unwrap();
+        }
+        let through = step.cut(&stage.mica(["store", "check", "--fix"]));
+        assert!(check(&stage, &["--fix"]).1, "{step:?}");
+        for (path, good) in &files {
+            assert!(fs::read(path).unwrap() == *good, "{step:?}: {path:?}");
+        }
+        assert!(truth(&stage) == before, "{step:?}");
+        through
+    });
+    assert!(steps > 1, "{steps} steps");
+    let private = stage.private("a");
+    fs::rename(&private, stage.private("kept")).unwrap();
+    let record = fs::read_dir(stage.store.path().join("roots")).unwrap();
+    let record = record.map(|one| one.unwrap().path());
+    let record = record.filter(|path| path.extension().is_some_and(|end| end == "json"));
+    let record = record.collect::<Vec<_>>().pop().unwrap();
+    let text = fs::read(&record).unwrap();
+    Step::each(1, |step| {
+        fs::write(&record, &text).unwrap();
+        let through = step.cut(&stage.mica(["store", "forget", "a"]));
+        if through || stage.roots().is_empty() {
+            assert!(stage.roots().is_empty() && !record.exists(), "{step:?}");
+        } else {
+            stage.mica(["store", "forget", "a"]).succeed();
+        }
+        through
+    });
 }

@@ -16,6 +16,7 @@ mod patience;
 mod power;
 mod scratch;
 mod snapshot;
+mod steps;
 mod workshop;
 
 pub(crate) use command::{Succeed, mica, require_root};
@@ -27,4 +28,5 @@ pub(crate) use patience::again_until;
 pub(crate) use power::{LogFlush, ignore_syncs, shut_down};
 pub(crate) use scratch::{Scratch, is_mountpoint, unmount_beneath};
 pub(crate) use snapshot::{Described, Snapshot, assert_same, snapshot};
+pub(crate) use steps::Step;
 pub(crate) use workshop::{Heard, Workshop};
