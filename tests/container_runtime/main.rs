@@ -11,5 +11,6 @@ mod console;
 mod hostile;
 mod isolation;
 mod life;
+mod nested;
 mod stage;
 mod system;

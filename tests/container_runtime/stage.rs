@@ -42,6 +42,19 @@ pub(crate) struct Ground {
     pub(crate) scratch: Scratch,
 }
 
+impl Ground {
+    /// Adds the template `podman`, which only its own tests need.
+    fn import_podman(&self) {
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if self.store.mica(["template", "show", "podman"]).capture().status.success() {
+            return;
+        }
+        let packages = "systemd-sysv,dbus,podman,runc,busybox-static";
+        self.store.import("podman", &debian("podman", packages));
+    }
+}
+
 /// The one that every test of this program shares, as long as one needs it.
 pub(crate) fn ground() -> Arc<Ground> {
     static SHARED: Mutex<Weak<Ground>> = Mutex::new(Weak::new());
@@ -110,6 +123,9 @@ impl Cell {
     /// Prepared, not created.
     pub(crate) fn prepare(runtime: &str, wish: Wish<'_>) -> Self {
         let ground = ground();
+        if wish.template == "podman" {
+            ground.import_podman();
+        }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("cell{number}");
         let directory = ground.scratch.directory(&name);

@@ -623,6 +623,24 @@ pub const KEYS: &[Key] = &[
     ),
 ];
 
+/// Every setting as a table for docs/CONTAINERS.md.
+#[must_use]
+pub fn table() -> String {
+    let mut text =
+        String::from("| setting | also called | when running | what |\n|---|---|---|---|\n");
+    for key in KEYS.iter().chain([&ENVIRONMENT, &LABEL]) {
+        let name = match key.name {
+            "environment" => "environment.NAME",
+            "label" => "label.NAME",
+            name => name,
+        };
+        let aliases: Vec<String> = key.aliases.iter().map(|alias| format!("`{alias}`")).collect();
+        let live = if key.live { "at once" } else { "next start" };
+        text.push_str(&format!("| `{name}` | {} | {live} | {} |\n", aliases.join(" "), key.help));
+    }
+    text
+}
+
 const PREFIXES: &[(&str, &[&str])] =
     &[("environment", &["env", "e"]), ("label", &["user", "labels", "l"])];
 

@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 pub use check::Problem;
-pub use keys::{KEYS, Key, KeyError, key};
+pub use keys::{KEYS, Key, KeyError, key, table};
 pub use limits::{Alerts, CpuLimit, Guarantees, Limits, Priority};
 pub use names::{ContainerId, ContainerName, NameError};
 pub use network::{Address, NetworkConfig, NetworkMode, Port, Protocol};

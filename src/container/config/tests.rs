@@ -241,3 +241,10 @@ fn what_a_later_version_adds_is_ignored_and_names_are_checked() {
         wrong.parse::<ContainerName>().expect_err(wrong);
     }
 }
+
+#[test]
+fn the_document_lists_every_setting_under_all_its_names() {
+    let document = include_str!("../../../docs/CONTAINERS.md");
+    let table = table();
+    assert!(document.contains(&table), "docs/CONTAINERS.md lacks this table:\n{table}");
+}
