@@ -19,3 +19,12 @@ pub fn idle_io() -> io::Result<()> {
     let done = unsafe { libc::syscall(libc::SYS_ioprio_set, ONE_THREAD, 0, IDLE) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// As [`idle_io`], and computes only when the processor has little else to do (nice 19).
+///
+/// # Errors
+/// Those of ioprio_set(2) and setpriority(2); the thread goes on as before.
+pub fn give_way() -> io::Result<()> {
+    idle_io()?;
+    Ok(rustix::process::setpriority_process(None, 19)?)
+}

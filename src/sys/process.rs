@@ -35,24 +35,6 @@ pub fn share_of_descriptors(part: u64, most: NonZeroUsize) -> NonZeroUsize {
     usize::try_from(share).ok().and_then(NonZeroUsize::new).map_or(most, |share| share.min(most))
 }
 
-/// Makes the calling thread give way to everything else: its disk requests are served when the
-/// disk is idle, its computing when the processor is.
-///
-/// # Errors
-/// What ioprio_set(2) and setpriority(2) answer.
-pub fn give_way() -> io::Result<()> {
-    const WHO_PROCESS: libc::c_int = 1;
-    const CLASS_IDLE: libc::c_int = 3;
-    const CLASS_SHIFT: libc::c_int = 13;
-    // SAFETY: the call takes integers only; 0 means the calling thread.
-    let answer =
-        unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE << CLASS_SHIFT) };
-    if answer != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(rustix::process::setpriority_process(None, 19)?)
-}
-
 /// The largest resident size, in bytes, of any child that this process has waited for; of a
 /// child's own children only those that it waited for.
 #[must_use]

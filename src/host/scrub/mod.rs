@@ -24,7 +24,7 @@ use super::references::References;
 use super::store::Store;
 use crate::layer::Layers;
 use crate::object::{Damage, DiskReader, Examined, ObjectId, Objects, crash_point};
-use crate::sys::process::give_way;
+use crate::sys::priority::give_way;
 use crate::sys::verity::{self, Sealed};
 use pace::Pace;
 pub(super) use state::FILE as NOTES;
@@ -289,9 +289,9 @@ impl<'a> Scrub<'a> {
             }
             self.see_what_is_needed()?;
             let wanted = self.done.found.iter().filter(|found| found.needed);
-            let wanted = wanted
-                .filter_map(|found| Some((found.object, self.references.len_bytes(&found.object)?)))
-                .collect();
+            let wanted =
+                wanted.map(|found| (found.object, self.references.len_bytes(&found.object)));
+            let wanted = wanted.collect();
             let back = match repair::repair(self.store, &self.objects, wanted) {
                 Ok(back) => back,
                 // What was found is worth telling all the same.

@@ -15,7 +15,7 @@ use crate::host::roots::Roots;
 use crate::host::store::Store;
 use crate::object::{ObjectId, Objects, Staging, identify};
 
-/// Looks for `wanted` (with their lengths in bytes) among the private files of all roots and
+/// Looks for `wanted` (with their lengths in bytes, where known) among the private files of all roots and
 /// publishes what is found; answers where each came from.
 ///
 /// The digest is taken of what is put, so a file that changes meanwhile does no harm. What cannot
@@ -23,7 +23,7 @@ use crate::object::{ObjectId, Objects, Staging, identify};
 pub(super) fn repair(
     store: &Store,
     objects: &Objects,
-    wanted: HashMap<ObjectId, u64>,
+    wanted: HashMap<ObjectId, Option<u64>>,
 ) -> Result<HashMap<ObjectId, PathBuf>, HostError> {
     if wanted.is_empty() {
         return Ok(HashMap::new());
@@ -48,7 +48,7 @@ pub(super) fn repair(
 
 struct Search<'a> {
     staging: &'a Staging,
-    wanted: HashMap<ObjectId, u64>,
+    wanted: HashMap<ObjectId, Option<u64>>,
     back: HashMap<ObjectId, PathBuf>,
 }
 
@@ -104,8 +104,9 @@ impl Search<'_> {
             return Ok(());
         }
         let Ok(len_bytes) = u64::try_from(stat.st_size) else { return Ok(()) };
-        let fits =
-            self.wanted.iter().any(|(id, len)| *len == len_bytes && !self.back.contains_key(id));
+        let missed = self.wanted.iter().filter(|(id, _)| !self.back.contains_key(id));
+        let mut lens = missed.map(|(_, len)| len.is_none_or(|len| len == len_bytes));
+        let fits = lens.any(|fits| fits);
         if !fits {
             return Ok(());
         }
