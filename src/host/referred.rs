@@ -63,6 +63,18 @@ pub(in crate::host) fn of_all(store: &Store) -> Result<HashSet<ObjectId>, HostEr
     Ok(objects)
 }
 
+/// Every object that `record` is known to refer to.
+///
+/// # Errors
+/// [`HostError::System`] if a log cannot be read.
+pub(super) fn of_root(roots: &Roots, record: &RootRecord) -> Result<HashSet<ObjectId>, HostError> {
+    let mut objects: HashSet<ObjectId> = of_record(roots, record)?.collect();
+    if let Some(private) = &record.private {
+        objects.extend(of_private(private)?);
+    }
+    Ok(objects)
+}
+
 fn of_record(
     roots: &Roots,
     record: &RootRecord,

@@ -202,3 +202,27 @@ fn killed_at_any_step_a_repair_is_completed_by_the_next_and_a_root_is_forgotten_
         through
     });
 }
+
+#[test]
+fn an_object_that_only_a_mark_names_gets_into_the_log_that_keeps_it() {
+    let stage = Stage::new("checkrefs");
+    let root = stage.mount("a");
+    Command::new("chmod").arg("600").arg(root.path().join("etc/conf")).succeed();
+    root.unmount();
+    let upper = stage.private("a").join("upper");
+    let id = ObjectId::of(b"fine\n");
+    set(&upper.join("etc/conf"), marks::OBJECT, id.digest().as_bytes());
+    let before = truth(&stage);
+    let (found, whole) = check(&stage, &[]);
+    assert!(!whole && findings(&found)[0].contains("log of references"), "{found}");
+    assert_eq!(truth(&stage), before, "a check alone changes nothing");
+    let (fixed, whole) = check(&stage, &["--fix"]);
+    assert!(whole && fixed["fixed"].as_array().unwrap().len() == 1, "{fixed}");
+    assert!(check(&stage, &[]).1);
+    let added: Vec<String> = {
+        let before: std::collections::BTreeSet<&str> = before.lines().collect();
+        let after = truth(&stage);
+        after.lines().filter(|line| !before.contains(line)).map(str::to_owned).collect()
+    };
+    assert!(added.len() == 1 && added[0].contains("./roots/"), "{added:?}");
+}

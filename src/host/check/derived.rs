@@ -45,7 +45,7 @@ impl Check<'_> {
         self.judge(stored, || "the index of private files does not agree with itself".to_owned());
     }
 
-    fn judge(&mut self, stored: Derived, what: impl FnOnce() -> String) {
+    pub(super) fn judge(&mut self, stored: Derived, what: impl FnOnce() -> String) {
         match stored {
             Derived::Right | Derived::Absent => {}
             Derived::Wrong => self.checked.findings.push(Finding::Derived { what: what() }),

@@ -185,7 +185,8 @@ pub fn check(
     })?;
     let mut stacks = check.templates(None)?;
     let mut records = Vec::new();
-    for listed in Roots::open(store)?.list_each()? {
+    let roots = Roots::open(store)?;
+    for listed in roots.list_each()? {
         check.checked.roots += 1;
         match listed {
             Ok(record) => {
@@ -201,7 +202,7 @@ pub fn check(
     }
     check.stacks(stacks, Some(&catalog))?;
     for record in &records {
-        check.private(record);
+        check.private(&roots, record);
     }
     check.remembered(&records, &catalog);
     Ok(check.finish())

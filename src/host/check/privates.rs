@@ -3,11 +3,14 @@
 //! Reads directories and marks, never content, and takes no lock: of a mounted root it tells
 //! what was there when it came by.
 
+use std::collections::BTreeSet;
+
 use rustix::io::Errno;
 
 use super::{Check, Finding};
-use crate::host::roots::RootRecord;
-use crate::layer::{FileKind, LayerPath, TreeIno};
+use crate::host::referred;
+use crate::host::roots::{RootRecord, Roots};
+use crate::layer::{Derived, FileKind, LayerPath, TreeIno};
 use crate::object::ObjectId;
 use crate::sys::inode;
 use crate::union::UnionError;
@@ -22,7 +25,7 @@ struct Place {
 
 impl Check<'_> {
     /// Checks the private layer of `record`.
-    pub(super) fn private(&mut self, record: &RootRecord) {
+    pub(super) fn private(&mut self, roots: &Roots, record: &RootRecord) {
         let Some(private) = &record.private else { return };
         if !private.exists() {
             let (root, private) = (record.name.clone(), private.clone());
@@ -44,26 +47,60 @@ impl Check<'_> {
             self.checked.findings.push(Finding::PrivateDamaged { root, path, reason });
             return;
         }
-        if let Err((path, error)) = self.walk(record, &upper) {
-            let reason = error.to_string();
-            self.checked.findings.push(Finding::PrivateDamaged { root, path, reason });
+        match self.walk(record, &upper) {
+            Ok(found) => self.logged(roots, record, &found),
+            Err((path, error)) => {
+                let reason = error.to_string();
+                self.checked.findings.push(Finding::PrivateDamaged { root, path, reason });
+            }
         }
     }
 
-    fn walk(&mut self, record: &RootRecord, upper: &Upper) -> Result<(), (LayerPath, UnionError)> {
+    /// Checks that the logs of references, which keep objects from being collected, name all of
+    /// `found`.
+    fn logged(&mut self, roots: &Roots, record: &RootRecord, found: &BTreeSet<ObjectId>) {
+        let known = match referred::of_root(roots, record) {
+            Ok(known) => known,
+            Err(error) => {
+                self.damaged(record, LayerPath::root(), &crate::host::sentence(&error));
+                return;
+            }
+        };
+        let missing: Vec<ObjectId> =
+            found.iter().filter(|object| !known.contains(object)).copied().collect();
+        if missing.is_empty() {
+            return;
+        }
+        let fixed = self.fix && referred::note(roots, record, missing.iter().copied()).is_ok();
+        let stored = if fixed { Derived::Replaced } else { Derived::Wrong };
+        let (count, name) = (missing.len(), &record.name);
+        self.judge(stored, || {
+            format!(
+                "files of root {name} are {count} objects that its log of references does not name"
+            )
+        });
+    }
+
+    /// Returns the objects that entries refer to by themselves.
+    fn walk(
+        &mut self,
+        record: &RootRecord,
+        upper: &Upper,
+    ) -> Result<BTreeSet<ObjectId>, (LayerPath, UnionError)> {
+        let mut found = BTreeSet::new();
         let top = LayerPath::root;
         let root = match upper.root() {
             Ok(root) => root,
             Err(error) => {
                 self.damaged(record, top(), &error.to_string());
-                return Ok(());
+                return Ok(found);
             }
         };
         let origin = root.origin;
         let mut left = vec![Place { dir: Kept::new(root.fd, 0), origin, path: top() }];
         while let Some(place) = left.pop() {
             if !(self.watch.proceed)() {
-                return Ok(());
+                return Ok(found);
             }
             let fail = |errno: Errno| (place.path.clone(), UnionError::from(errno));
             let dir = match place.dir.open(upper) {
@@ -86,7 +123,8 @@ impl Check<'_> {
                 self.checked.private_files += 1;
                 match upper.read(fd, place.origin, &name.name) {
                     Ok(entry) => {
-                        self.entry(record, upper, &path, &entry);
+                        let object = self.entry(record, upper, &path, &entry);
+                        found.extend(object.filter(|_| entry.marks.object.is_some()));
                         if entry.kind == FileKind::Directory {
                             let origin = entry.origin;
                             left.push(Place { dir: Kept::new(entry.fd, left.len()), origin, path });
@@ -104,30 +142,41 @@ impl Check<'_> {
                 self.damaged(record, path.unwrap_or_default(), &format!("in index/: {error}"));
             }
         }
-        Ok(())
+        Ok(found)
     }
 
-    fn entry(&mut self, record: &RootRecord, upper: &Upper, path: &LayerPath, entry: &Entry) {
+    /// The object that an entry's content is, if that is there.
+    fn entry(
+        &mut self,
+        record: &RootRecord,
+        upper: &Upper,
+        path: &LayerPath,
+        entry: &Entry,
+    ) -> Option<ObjectId> {
         match upper.bytes(entry) {
-            Ok(Bytes::Object { id, .. }) => self.reference(record, path, id),
-            Ok(Bytes::Private) => {}
-            Err(error) => self.damaged(record, path.clone(), &error.to_string()),
+            Ok(Bytes::Object { id, .. }) => self.reference(record, path, id).then_some(id),
+            Ok(Bytes::Private) => None,
+            Err(error) => {
+                self.damaged(record, path.clone(), &error.to_string());
+                None
+            }
         }
     }
 
     /// Checks that an object which a private file stands for is there.
-    fn reference(&mut self, record: &RootRecord, path: &LayerPath, object: ObjectId) {
+    fn reference(&mut self, record: &RootRecord, path: &LayerPath, object: ObjectId) -> bool {
         self.checked.references += 1;
-        if self.seen_objects.contains(&object) {
-            return;
-        }
         match self.objects.contains(&object) {
-            Ok(true) => {}
+            Ok(true) => true,
             Ok(false) => {
                 let (root, path) = (record.name.clone(), path.clone());
                 self.checked.findings.push(Finding::LostReference { root, path, object });
+                false
             }
-            Err(error) => self.damaged(record, path.clone(), &crate::host::sentence(&error)),
+            Err(error) => {
+                self.damaged(record, path.clone(), &crate::host::sentence(&error));
+                false
+            }
         }
     }
 
