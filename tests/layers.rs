@@ -140,6 +140,9 @@ fn what_belongs_to_one_module_is_named_nowhere_else() {
         ("sled::", &["catalog"]),
         ("oci_spec::", &["layer", "container"]),
         ("libcontainer::", &["container"]),
+        ("tokio::", &["api", "node", "sys"]),
+        ("axum::", &["api"]),
+        ("hyper::", &["api"]),
         ("println!", &[]),
         ("eprintln!", &[]),
     ];

@@ -1,12 +1,17 @@
 //! The grammar: `mica [NOUN] VERB TARGET…`.
 
 mod bench;
+mod containers;
 mod templates;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 pub(super) use bench::{Bench, BenchPart, BenchVerb};
+pub(super) use containers::{
+    Console, Copy, Create, Delete, Enter, Exec, Logs, NodeVerb, Ps, Rename, Run, Set, Settings,
+    Stop, Targets, Top,
+};
 pub(super) use templates::{
     Cat, FileType, Files, LayerVerb, TemplateCheck, Tree, TreeDiff, TreeShape,
 };
@@ -61,7 +66,55 @@ pub(super) enum Verb {
     /// Unmount a root and end its process
     #[command(alias = "unmount")]
     Umount(Umount),
-    /// Show what a root is and what its mount process counted
+    /// Make a container
+    Create(Box<Create>),
+    /// Make a container, run it, and be its terminal; its status passes through
+    Run(Box<Run>),
+    /// Start containers
+    Start(Targets),
+    /// Stop containers: ask, wait, then kill
+    Stop(Stop),
+    /// Stop containers and start them again
+    Restart(Stop),
+    /// Make the processes of containers stand still
+    #[command(alias = "freeze")]
+    Pause(Targets),
+    /// Let the processes of containers go on
+    #[command(alias = "unpause", alias = "thaw")]
+    Resume(Targets),
+    /// Be in a container, with a shell
+    #[command(alias = "shell")]
+    Enter(Enter),
+    /// Run a command in containers; its status passes through
+    Exec(Exec),
+    /// Be at the console of a container
+    #[command(alias = "attach")]
+    Console(Console),
+    /// Show what a container wrote
+    Logs(Logs),
+    /// List containers
+    #[command(alias = "list", alias = "ls")]
+    Ps(Ps),
+    /// Show what containers use, again and again
+    #[command(alias = "stats")]
+    Top(Top),
+    /// Change settings of containers, live and for good
+    #[command(alias = "update")]
+    Set(Box<Set>),
+    /// Give a container another name
+    Rename(Rename),
+    /// Make a container of another one that is down
+    Copy(Copy),
+    /// Delete containers and what they changed
+    #[command(alias = "rm", alias = "destroy")]
+    Delete(Delete),
+    /// Show what happens to containers, as it happens
+    Events(Json),
+    /// The daemon that runs containers
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// Show what a container or a root is, and what it uses
+    #[command(alias = "inspect")]
     Info(Info),
     /// Show what a container changed against its template
     Diff(Diff),
@@ -549,6 +602,29 @@ mod tests {
     fn a_misspelt_verb_is_answered_with_the_nearest_one() {
         let error = Arguments::try_parse_from(["mica", "tempalte", "list"]).expect_err("no verb");
         assert!(error.to_string().contains("template"), "{error}");
+    }
+
+    #[test]
+    fn settings_are_options_under_every_name_that_hands_know() {
+        let line = "mica create web1 debian:12 limits.memory=1G --cpus 1.5 -p 8080:80 --ipadd 10.88.0.3 \
+                    --privileged -e A=b --diskspace 2G -- nginx -g x";
+        let parsed = Arguments::try_parse_from(line.split_whitespace()).expect("understood");
+        let Verb::Create(wanted) = parsed.verb else { panic!("another verb") };
+        let pairs: Vec<(&str, &str)> =
+            wanted.settings.0.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(wanted.pairs, ["limits.memory=1G"]);
+        assert_eq!(wanted.command, ["nginx", "-g", "x"]);
+        assert_eq!(
+            pairs,
+            [
+                ("limits.cpu", "1.5"),
+                ("port", "8080:80"),
+                ("ip", "10.88.0.3"),
+                ("privileged", "yes"),
+                ("env", "A=b"),
+                ("limits.disk", "2G"),
+            ]
+        );
     }
 
     #[test]

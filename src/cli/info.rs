@@ -1,4 +1,4 @@
-//! `mica info ROOT`
+//! `mica info CT`, and of a root that is no container's
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,6 +13,11 @@ use super::output::{Output, path};
 use crate::host::{Access, Roots, Store};
 
 pub(super) fn run(wanted: &Info, store: &Path, output: &Output) -> Result<ExitCode> {
+    if let Some(name) = wanted.root.to_str()
+        && super::container::info::run(name, wanted.json.json, store, *output)?
+    {
+        return Ok(ExitCode::SUCCESS);
+    }
     let store = Store::open(store, Access::Read)?;
     let roots = Roots::open(&store)?;
     let record = roots.find(&wanted.root)?;

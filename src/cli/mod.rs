@@ -6,6 +6,7 @@
 mod arguments;
 mod bench;
 mod commit;
+mod container;
 mod container_process;
 mod demo;
 mod diff;
@@ -15,6 +16,7 @@ mod info;
 mod layer;
 mod mount;
 mod mount_helper;
+mod node;
 mod output;
 mod patch;
 mod progress;
@@ -85,6 +87,25 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::ContainerLaunch(wanted) => Ok(container_process::launch(wanted)),
         Verb::UserNamespace => doctor::run_user_namespace(),
         Verb::Umount(wanted) => umount::run(&wanted, &store, &output),
+        Verb::Create(wanted) => container::create::create(&wanted, &store, output),
+        Verb::Run(wanted) => container::create::run(&wanted, &store, output),
+        Verb::Start(wanted) => container::lifecycle::start(&wanted, &store, output),
+        Verb::Stop(wanted) => container::lifecycle::stop(&wanted, &store, output),
+        Verb::Restart(wanted) => container::lifecycle::restart(&wanted, &store, output),
+        Verb::Pause(wanted) => container::lifecycle::pause(&wanted, &store, output),
+        Verb::Resume(wanted) => container::lifecycle::resume(&wanted, &store, output),
+        Verb::Enter(wanted) => container::exec::enter(&wanted, &store),
+        Verb::Exec(wanted) => container::exec::exec(&wanted, &store),
+        Verb::Console(wanted) => container::exec::console(&wanted, &store, output),
+        Verb::Logs(wanted) => container::logs::logs(&wanted, &store),
+        Verb::Ps(wanted) => container::ps::run(&wanted, &store, output),
+        Verb::Top(wanted) => container::top::run(&wanted, &store, output),
+        Verb::Set(wanted) => container::set::run(&wanted, &store, output),
+        Verb::Rename(wanted) => container::lifecycle::rename(&wanted, &store, output),
+        Verb::Copy(wanted) => container::lifecycle::copy(&wanted, &store, output),
+        Verb::Delete(wanted) => container::lifecycle::delete(&wanted, &store, output),
+        Verb::Events(json) => container::logs::events(json, &store, output),
+        Verb::Node(verb) => node::run(&verb, &store, output),
         Verb::Info(wanted) => info::run(&wanted, &store, &output),
         Verb::Diff(wanted) => diff::run(&wanted, &store, &output),
         Verb::Why(wanted) => why::run(&wanted, &store, &output),
@@ -111,8 +132,30 @@ fn done(result: Result<()>) -> Result<ExitCode> {
 
 /// Sends what the modules log to standard error: warnings, or what MICA_LOG asks for.
 fn log_to_stderr() {
+    log_to_stderr_from("warn");
+}
+
+/// What is logged: what RUST_LOG or MICA_LOG asks for, or everything from `level` on.
+fn filter(level: &str) -> tracing_subscriber::EnvFilter {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("MICA_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let asked = EnvFilter::try_from_env("MICA_LOG").or_else(|_| EnvFilter::try_from_default_env());
+    asked.unwrap_or_else(|_| EnvFilter::new(level))
+}
+
+/// The daemon logs to standard error too, which is a file of bounded size in the background.
+fn log_to_file() {
+    let started = tracing_subscriber::fmt()
+        .with_env_filter(filter("info"))
+        .with_writer(|| crate::host::log::LogWriter)
+        .with_ansi(false)
+        .try_init();
+    // It fails only if logging was started already, which is as good.
+    drop(started);
+}
+
+/// Sends what the modules log to standard error, from `level` on or what is asked for.
+fn log_to_stderr_from(level: &str) {
+    let filter = filter(level);
     let started = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -11,6 +11,15 @@ use rustix::fs::Advice;
 
 use crate::sys::cache;
 
+/// Bytes of memory that this process holds alone: `RssAnon` of proc(5); 0 where that cannot be read.
+#[must_use]
+pub fn own_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
 /// Whether files under `path` live in memory only, so that a page cache figure says nothing.
 ///
 /// # Errors

@@ -173,7 +173,10 @@ pub fn mount_process() -> Result<(), HostError> {
 }
 
 /// Puts /dev/null in the place of the caller's pipes.
-fn let_go() -> io::Result<()> {
+///
+/// # Errors
+/// What opening /dev/null answers.
+pub fn let_go() -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     Ok(rustix::stdio::dup2_stdout(&null)?)

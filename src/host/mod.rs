@@ -44,4 +44,5 @@ pub use error::{HostError, sentence};
 pub use nearest::nearest;
 pub use roots::{RootError, RootRecord, Roots};
 pub use store::{Access, Store, StoreError};
+pub use supervisor::tell_ready;
 pub use templates::fits;

@@ -4,7 +4,9 @@
 //! never started, and the private layer is bound to the stack that the template names now.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::Path;
+use std::process::Command;
 
 use super::error::HostError;
 use super::roots::{NewRoot, RootRecord, Roots};
@@ -60,6 +62,54 @@ pub fn reserve(
             Err(error.into())
         }
     }
+}
+
+/// Makes the private directory of another root out of the changes in `from`, which nobody uses,
+/// bound to the same stack, and registers it.
+///
+/// # Errors
+/// As [`reserve`]; [`HostError::System`] for what could not be copied.
+pub fn copy(store: &Store, from: &Path, wanted: Reservation<'_>) -> Result<RootRecord, HostError> {
+    let source = of(store, from)?;
+    // Kept from being mounted while it is copied.
+    let held = PrivateLayer::open(from, &source.stack)?;
+    copy_tree(from, wanted.private)?;
+    drop(held);
+    let roots = Roots::open(store)?;
+    let locked = roots.lock()?;
+    let new = NewRoot {
+        name: Some(wanted.name.to_owned()),
+        template: source.template,
+        stack: source.stack,
+        private: Some(wanted.future.to_owned()),
+        mountpoint: wanted.mountpoint.to_owned(),
+    };
+    let (record, socket) = locked.register(new)?;
+    drop(socket);
+    locked.detach(&record)?;
+    Ok(RootRecord { mount: None, ..record })
+}
+
+/// Copies a private directory with everything a file there can have: by cp(1), which every host
+/// has and which knows reflinks, holes, links and extended attributes.
+fn copy_tree(from: &Path, to: &Path) -> Result<(), HostError> {
+    let mut source = from.as_os_str().to_owned();
+    source.push("/.");
+    let mut copy = Command::new("cp");
+    // Not --archive, which is silent about attributes that it could not copy.
+    copy.args(["-dR", "--preserve=mode,ownership,timestamps,links,xattr", "--reflink=auto"]);
+    copy.args(["--sparse=auto", "--no-target-directory", "--"]);
+    let output = copy
+        .arg(&source)
+        .arg(to)
+        .env("LC_ALL", "C")
+        .output()
+        .map_err(HostError::system("run cp for", from))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(HostError::system("copy", from)(io::Error::other(said)))
 }
 
 /// Takes over the root whose changes are in `private`, made by hand: it is registered if it is

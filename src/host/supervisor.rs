@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// Sends READY=1 to the socket in NOTIFY_SOCKET, if there is one.
-pub(super) fn tell_ready() {
+pub fn tell_ready() {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let tell = || -> io::Result<()> {
         let address = match name.as_bytes().strip_prefix(b"@") {

@@ -3,10 +3,17 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::phase::Phase;
 use super::queue::Denial;
+use crate::container::cgroup::{CgroupError, OverCommitted};
 use crate::container::config::{ContainerName, KeyError, NameError, Problem};
+use crate::container::network::NetworkError;
+use crate::container::passwd::UserError;
+use crate::container::runtime::RuntimeError;
+use crate::container::spec::SpecError;
 use crate::host::launch::LaunchError;
 use crate::host::{HostError, RootError, StoreError};
+use crate::inspect::InspectError;
 
 /// Why something asked of the daemon was not done.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +36,9 @@ pub enum NodeError {
         /// Every reason.
         problems: Vec<Problem>,
     },
+    /// A kind of disk that this version does not make.
+    #[error("disk-image=yes is not made by this version; leave it out")]
+    NoDiskImages,
     /// No container goes by that name.
     #[error("there is no container {wanted:?}{hint}; `mica ps -a` shows those there are")]
     NoContainer {
@@ -70,16 +80,74 @@ pub enum NodeError {
         template: String,
     },
     /// More is promised than there is.
-    #[error("{what} of {wanted} cannot be guaranteed: {free} of {total} are free")]
-    Overcommitted {
-        /// Of what.
-        what: &'static str,
-        /// What was asked.
-        wanted: String,
-        /// What is left.
-        free: String,
-        /// What there is.
-        total: String,
+    #[error(transparent)]
+    OverCommitted(#[from] OverCommitted),
+    /// The kernel's groups.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A container's processes.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// A description that a runtime would not take.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// A user inside, its password or its key.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A template cannot be looked into.
+    #[error(transparent)]
+    Inspect(Box<InspectError>),
+    /// The name and the template in each other's place.
+    #[error(
+        "{template} is a template: the container's name comes first (mica create {name} {template})"
+    )]
+    Swapped {
+        /// What stands in the template's place.
+        name: String,
+        /// What stands in the name's place.
+        template: String,
+    },
+    /// The range of users is another's.
+    #[error(
+        "that range of users overlaps the one of {name}; leave userns=auto, or choose another one"
+    )]
+    UsersTaken {
+        /// Whose.
+        name: ContainerName,
+    },
+    /// Every range of users is taken.
+    #[error(
+        "no range of users is left; delete a container, or name a range with userns=FIRST:COUNT"
+    )]
+    NoUsersLeft,
+    /// It has to be down for that.
+    #[error("{name} is {phase}; stop it first")]
+    NotDown {
+        /// The container.
+        name: ContainerName,
+        /// What it is doing.
+        phase: Phase,
+    },
+    /// A name that processes in it may have read.
+    #[error(
+        "{name} is running, and goes on calling itself so until its next start; pass --force to rename it now"
+    )]
+    RunningRename {
+        /// The container.
+        name: ContainerName,
+    },
+    /// It has to run for that.
+    #[error("{name} is {phase}; {remedy}")]
+    NotRunning {
+        /// The container.
+        name: ContainerName,
+        /// What it is doing.
+        phase: Phase,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The step failed, and its sentence was told to who asked first.
     #[error("{name}: {reason}")]
@@ -131,6 +199,11 @@ pub enum NodeError {
 }
 
 impl NodeError {
+    /// For `map_err`: that a template cannot be looked into.
+    pub(super) fn inspect(error: InspectError) -> Self {
+        Self::Inspect(Box::new(error))
+    }
+
     /// For `map_err`: that `what` could not be done to `path`.
     pub fn system(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

@@ -5,7 +5,16 @@
 //! (`queue`); one driver does it. Knows nothing of HTTP. After a crash of the daemon containers
 //! run on, and the next one finds them again.
 
+mod alert;
+mod crash;
+pub mod create;
+pub mod daemon;
+pub mod driver;
 mod error;
+pub mod event;
+pub mod health;
+pub mod life;
+pub mod machine;
 pub mod phase;
 pub mod queue;
 pub mod registry;
@@ -13,4 +22,6 @@ pub mod restart;
 pub mod state;
 pub mod target;
 
+pub use crash::STEPS;
+pub use daemon::Node;
 pub use error::NodeError;

@@ -58,16 +58,28 @@ impl Places {
         self.directory.join("private")
     }
 
+    /// What it sees as `/etc/hosts`.
+    #[must_use]
+    pub fn hosts(&self) -> PathBuf {
+        self.directory.join("etc/hosts")
+    }
+
+    /// What it sees as `/etc/resolv.conf`.
+    #[must_use]
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.directory.join("etc/resolv.conf")
+    }
+
     /// What the runtime and the monitor keep of its present life.
     #[must_use]
     pub fn run(&self) -> PathBuf {
         self.directory.join("run")
     }
 
-    /// What its init wrote.
+    /// What its init wrote: the newest file, beside which older ones are.
     #[must_use]
-    pub fn logs(&self) -> PathBuf {
-        self.directory.join("logs")
+    pub fn log(&self) -> PathBuf {
+        self.directory.join("logs/log")
     }
 }
 

@@ -18,6 +18,7 @@ pub mod mount;
 pub mod namespace;
 pub mod priority;
 pub mod process;
+pub mod readiness;
 pub mod signal;
 pub mod terminal;
 pub mod verity;

@@ -1,0 +1,294 @@
+//! Making a container: what it will be, decided at once, then written in one step.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::crash::here;
+use super::driver::{Driver, promised};
+use super::error::NodeError;
+use super::registry::{Recorded, Registry};
+use super::state::ContainerState;
+use crate::container::cgroup::{Capacity, admit};
+use crate::container::config::{
+    ContainerConfig, ContainerId, ContainerName, Kind, Problem, UserNamespace, key,
+};
+use crate::container::idmap::IdRange;
+use crate::host::reserve::{self, Reservation};
+use crate::inspect::{Library, View};
+use crate::layer::{LayerPath, Template};
+
+/// Where a whole machine has its init.
+const INIT: &str = "/sbin/init";
+
+/// SIGINT: what any init but systemd takes for Ctrl-Alt-Delete, and shuts down.
+const SHUT_DOWN: &str = "SIGINT";
+
+/// A container that somebody wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wanted {
+    /// Its name; none: one is made of the template's.
+    pub name: Option<String>,
+    /// The template, NAME[:TAG].
+    pub template: String,
+    /// A private directory made by hand.
+    pub private: Option<PathBuf>,
+    /// Whether it is a whole machine, whatever its template says.
+    pub system: bool,
+    /// What it runs; none: what the template says.
+    pub command: Vec<String>,
+    /// Settings, as they were written, in order.
+    pub settings: Vec<(String, String)>,
+}
+
+/// Makes `settings` of a container, in their order; a setting that may be given several times
+/// collects what it was given.
+///
+/// # Errors
+/// The first one that is none.
+pub(super) fn apply(
+    config: &mut ContainerConfig,
+    settings: &[(String, String)],
+) -> Result<(), NodeError> {
+    let mut collected: Vec<(&'static str, String)> = Vec::new();
+    for (name, value) in settings {
+        let known = key(name).filter(|key| key.repeats && !value.trim().is_empty());
+        let Some(known) = known else {
+            config.set(name, value)?;
+            continue;
+        };
+        let all = match collected.iter_mut().find(|(name, _)| *name == known.name) {
+            Some((_, all)) => {
+                all.push(',');
+                all.push_str(value);
+                all.clone()
+            }
+            None => {
+                collected.push((known.name, value.clone()));
+                value.clone()
+            }
+        };
+        config.set(known.name, &all)?;
+    }
+    Ok(())
+}
+
+/// Refuses a description that cannot work, with every reason.
+pub(super) fn check(config: &ContainerConfig) -> Result<(), NodeError> {
+    let problems: Vec<Problem> = config.check();
+    if config.disk_image {
+        return Err(NodeError::NoDiskImages);
+    }
+    if problems.is_empty() { Ok(()) } else { Err(NodeError::Problems { problems }) }
+}
+
+/// Refuses guarantees that the host cannot keep beside those of `others`.
+pub(super) fn admitted(config: &ContainerConfig, others: &[Recorded]) -> Result<(), NodeError> {
+    let others = others.iter().filter(|other| other.config.id != config.id);
+    let others = others.map(|other| promised(&other.config)).collect::<Result<Vec<_>, _>>()?;
+    Ok(admit(&others, promised(config)?, Capacity::of_host()?)?)
+}
+
+/// What a template says about what to run.
+struct Image {
+    template: Template,
+    /// Where its `/sbin/init` leads, if it has one.
+    init: Option<String>,
+}
+
+fn image(driver: &Driver, wanted: &Wanted) -> Result<Image, NodeError> {
+    let library = Library::open(driver.store().path()).map_err(NodeError::inspect)?;
+    let template = library.template(&wanted.template).map_err(|error| {
+        let swapped = wanted.name.as_ref().filter(|name| library.template(name).is_ok());
+        match swapped {
+            Some(name) => {
+                NodeError::Swapped { name: wanted.template.clone(), template: name.clone() }
+            }
+            None => NodeError::inspect(error),
+        }
+    })?;
+    let view = View::of_stack(&library, template.name.to_string(), &template.stack)
+        .map_err(NodeError::inspect)?;
+    let path = LayerPath::parse(INIT.as_bytes()).ok();
+    let init = path.and_then(|path| view.follow(&path).ok()).map(|(path, _)| path.to_string());
+    Ok(Image { template, init })
+}
+
+/// What will run in the container, from what was asked for and what the template says.
+fn describe(wanted: &Wanted, image: &Image, id: ContainerId) -> Result<ContainerConfig, NodeError> {
+    let run = &image.template.config;
+    let from_image = !run.entrypoint.is_empty() || !run.cmd.is_empty();
+    let kind = match (wanted.system, wanted.command.is_empty()) {
+        (true, _) => Kind::System,
+        (false, false) => Kind::Application,
+        (false, true) if from_image => Kind::Application,
+        (false, true) if image.init.is_some() => Kind::System,
+        (false, true) => {
+            return Err(NodeError::NothingToRun { template: image.template.name.to_string() });
+        }
+    };
+    let name: ContainerName = match &wanted.name {
+        Some(name) => name.parse()?,
+        None => {
+            let digits = id.as_str().get(..6).unwrap_or_default();
+            format!("{}-{digits}", image.template.name.name()).parse()?
+        }
+    };
+    let mut config = ContainerConfig::new(id, name, &image.template.name.to_string(), kind);
+    for variable in &run.env {
+        if let Some((name, value)) = variable.split_once('=') {
+            config.env.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    if kind == Kind::Application {
+        config.command.clone_from(&run.entrypoint);
+        let arguments = if wanted.command.is_empty() { &run.cmd } else { &wanted.command };
+        config.command.extend(arguments.iter().cloned());
+        config.workdir = Some(&run.working_dir).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+        config.user = Some(run.user.clone()).filter(|user| !user.is_empty());
+        if !run.stop_signal.is_empty() {
+            config.set("stop.signal", &run.stop_signal)?;
+        }
+    } else {
+        config.command.clone_from(&wanted.command);
+        let systemd = image.init.as_ref().is_none_or(|init| init.ends_with("systemd"));
+        if !systemd {
+            config.set("stop.signal", SHUT_DOWN)?;
+        }
+    }
+    apply(&mut config, &wanted.settings)?;
+    config.private.clone_from(&wanted.private);
+    check(&config)?;
+    Ok(config)
+}
+
+/// The users of the host that a new container's users are.
+fn users(config: &ContainerConfig, others: &[Recorded]) -> Result<Option<IdRange>, NodeError> {
+    let taken: Vec<IdRange> = others.iter().filter_map(|other| other.state.users).collect();
+    match config.userns {
+        _ if config.privileged => Ok(None),
+        UserNamespace::Host => Ok(None),
+        UserNamespace::Range(range) => {
+            let holder = others
+                .iter()
+                .find(|other| other.state.users.is_some_and(|its| its.overlaps(range)));
+            match holder {
+                Some(other) => Err(NodeError::UsersTaken { name: other.config.name.clone() }),
+                None => Ok(Some(range)),
+            }
+        }
+        UserNamespace::Auto => IdRange::allocate(&taken).map(Some).ok_or(NodeError::NoUsersLeft),
+    }
+}
+
+/// Makes the container that `wanted` describes, beside `others`; nobody else may make one
+/// meanwhile.
+///
+/// # Errors
+/// Every reason why it cannot be; nothing of it is left then.
+pub(super) fn create(
+    driver: &Arc<Driver>,
+    registry: &Registry,
+    wanted: &Wanted,
+    others: &[Recorded],
+) -> Result<Recorded, NodeError> {
+    let id = ContainerId::random().map_err(NodeError::system("draw", "an identity".as_ref()))?;
+    let image = image(driver, wanted)?;
+    let config = describe(wanted, &image, id)?;
+    if let Some(other) = others.iter().find(|other| other.config.name == config.name) {
+        return Err(NodeError::NameTaken { name: other.config.name.clone() });
+    }
+    admitted(&config, others)?;
+    let state = ContainerState {
+        users: users(&config, others)?,
+        addresses: driver.network().allocate(&config, others)?,
+        ..ContainerState::default()
+    };
+    let recorded = Recorded { config, state };
+    let places = registry.places(&recorded.config.id);
+    let name = recorded.config.name.as_str();
+    let made = registry.create(&recorded, |staged| {
+        match &recorded.config.private {
+            Some(private) => {
+                reserve::adopt(driver.store(), &image.template, name, private, &places.root())?;
+            }
+            None => {
+                let wanted = Reservation {
+                    name,
+                    private: &staged.join("private"),
+                    future: &places.private(),
+                    mountpoint: &places.root(),
+                };
+                reserve::reserve(driver.store(), &image.template, wanted)?;
+            }
+        }
+        here("create-reserved");
+        Ok(())
+    });
+    if let Err(error) = made {
+        // The first error is the one that matters; a record that stays is swept with its directory.
+        let _released = reserve::release(driver.store(), &places.private());
+        return Err(error);
+    }
+    here("create-written");
+    Ok(recorded)
+}
+
+/// Makes `to` of `from`, which is down: its private files are copied.
+///
+/// # Errors
+/// As [`create`].
+pub(super) fn copy(
+    driver: &Arc<Driver>,
+    registry: &Registry,
+    from: &Recorded,
+    name: ContainerName,
+    others: &[Recorded],
+) -> Result<Recorded, NodeError> {
+    if others.iter().any(|other| other.config.name == name) {
+        return Err(NodeError::NameTaken { name });
+    }
+    let id = ContainerId::random().map_err(NodeError::system("draw", "an identity".as_ref()))?;
+    let mut config = from.config.clone();
+    (config.id, config.name, config.private) = (id, name, None);
+    // What only one can have stays with the first one.
+    config.network.addresses.clear();
+    config.network.ports.clear();
+    if let UserNamespace::Range(_) = config.userns {
+        config.userns = UserNamespace::Auto;
+    }
+    config.hostname = None;
+    config.created_ms = super::state::now_ms();
+    admitted(&config, others)?;
+    let state = ContainerState {
+        users: users(&config, others)?,
+        addresses: driver.network().allocate(&config, others)?,
+        ..ContainerState::default()
+    };
+    let copy = Recorded { config, state };
+    let places = registry.places(&copy.config.id);
+    let made = registry.create(&copy, |staged| {
+        let private = staged.join("private");
+        reserve::copy(
+            driver.store(),
+            &driver.private(from),
+            Reservation {
+                name: copy.config.name.as_str(),
+                private: &private,
+                future: &places.private(),
+                mountpoint: &places.root(),
+            },
+        )?;
+        here("create-reserved");
+        Ok(())
+    });
+    if let Err(error) = made {
+        // As in `create`.
+        let _released = reserve::release(driver.store(), &places.private());
+        return Err(error);
+    }
+    here("create-written");
+    Ok(copy)
+}

@@ -1,0 +1,439 @@
+//! All containers of a store, while one daemon has them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use super::create::{self, Wanted};
+use super::driver::Driver;
+use super::error::NodeError;
+use super::event::{EventKind, Events};
+use super::life::Lock;
+use super::machine::{Handle, Machine};
+use super::phase::Phase;
+use super::queue::{Ended, Request};
+use super::registry::{Recorded, Registry};
+use super::target::{self, Known};
+use crate::container::config::{ContainerId, ContainerName, RestartPolicy};
+use crate::host::store::StoreLock;
+use crate::host::{Store, reserve};
+
+/// One setting that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetDone {
+    /// What Mica calls it.
+    pub key: String,
+    /// Whether a running container follows already.
+    pub live: bool,
+    /// What a person should know: a limit that this host does not hold, or holds in part.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// The containers of one store.
+#[derive(Debug)]
+pub struct Node {
+    registry: Arc<Registry>,
+    driver: Arc<Driver>,
+    events: Events,
+    containers: RwLock<BTreeMap<ContainerId, Handle>>,
+    /// Held by whoever makes or names a container: names, users and addresses are chosen beside
+    /// those of all others.
+    naming: Mutex<()>,
+    began: Instant,
+    _store: StoreLock,
+    _alone: Lock,
+}
+
+/// Does what blocks on a thread that may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // A panic goes on where it would have gone.
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Work is never aborted, and the runtime outlives whoever waits.
+            Err(_cancelled) => std::future::pending().await,
+        },
+    }
+}
+
+impl Node {
+    /// Takes the store at `path`, finds what runs of its containers, and starts those that shall
+    /// run: by their restart policy those that ended meanwhile; after a boot those with autostart or
+    /// `restart=always`. `alone` is called once no other daemon can have the store.
+    ///
+    /// # Errors
+    /// [`NodeError::AlreadyRuns`], and why the containers cannot be read.
+    pub async fn open(
+        path: &Path,
+        program: PathBuf,
+        alone: impl FnOnce(&Path) + Send + 'static,
+    ) -> Result<Arc<Self>, NodeError> {
+        let path = path.to_owned();
+        let (node, found) = blocking(move || {
+            let store = Store::open_or_create(&path)?;
+            let lock = Lock::take(store.path())?;
+            alone(store.path());
+            let shared = store.share()?;
+            let registry = Arc::new(Registry::open(store.path())?);
+            let driver = Arc::new(Driver::new(Arc::new(store), program, Arc::clone(&registry))?);
+            driver.sweep()?;
+            let found = registry.list()?;
+            let node = Self {
+                registry,
+                driver,
+                events: Events::default(),
+                containers: RwLock::new(BTreeMap::new()),
+                naming: Mutex::new(()),
+                began: Instant::now(),
+                _store: shared,
+                _alone: lock,
+            };
+            Ok::<_, NodeError>((Arc::new(node), found))
+        })
+        .await?;
+        node.reconcile(found).await;
+        super::alert::watch(&node);
+        Ok(node)
+    }
+
+    /// Makes what runs and what is written one, after the daemon was away.
+    async fn reconcile(self: &Arc<Self>, mut found: Vec<Recorded>) {
+        // Higher ones first, as at a boot.
+        found.sort_by_key(|recorded| std::cmp::Reverse(recorded.config.boot_priority));
+        let mut starting = Vec::new();
+        let adopting = found.into_iter().map(|mut recorded| {
+            let driver = Arc::clone(&self.driver);
+            tokio::task::spawn_blocking(move || {
+                let seen = match recorded.state.phase {
+                    // A stop that was cut short is finished, a start that was is undone.
+                    Phase::Running | Phase::Paused => driver.adopt(&recorded),
+                    Phase::Created | Phase::Starting | Phase::Stopping | Phase::Stopped | Phase::Failed => Ok(None),
+                };
+                let seen = seen.unwrap_or_else(|error| {
+                    let error = crate::host::sentence(&error);
+                    tracing::warn!(container = %recorded.config.name, error, "it cannot be adopted");
+                    None
+                });
+                let mut begin = false;
+                if seen.is_none() {
+                    begin = ended_without_us(&driver, &mut recorded);
+                }
+                (recorded, seen, begin)
+            })
+        });
+        let mut all = Vec::new();
+        for adopted in adopting.collect::<Vec<_>>() {
+            // A panic was told already.
+            all.extend(adopted.await.ok());
+        }
+        let running: Vec<_> = all
+            .iter()
+            .filter(|(_, seen, _)| seen.is_some())
+            .map(|(recorded, _, _)| (recorded.clone(), self.driver.places(recorded)))
+            .collect();
+        let driver = Arc::clone(&self.driver);
+        if let Err(error) = blocking(move || driver.network().adopt(&running)).await {
+            tracing::error!(error = %crate::host::sentence(&error), "the network is not as it should be");
+        }
+        for (recorded, seen, begin) in all {
+            let handle = self.enter(recorded, seen);
+            if begin {
+                starting.push(handle);
+            }
+        }
+        for handle in starting {
+            tokio::spawn(async move {
+                if let Err(error) = handle.ask(Request::Start).await {
+                    let error = crate::host::sentence(&error);
+                    tracing::warn!(container = %handle.id(), error, "it could not be started again");
+                }
+            });
+        }
+    }
+
+    fn enter(&self, recorded: Recorded, seen: Option<super::driver::Seen>) -> Handle {
+        let id = recorded.config.id.clone();
+        let handle = Machine::begin(
+            recorded,
+            seen,
+            Arc::clone(&self.driver),
+            Arc::clone(&self.registry),
+            self.events.clone(),
+        );
+        self.containers.write().insert(id, handle.clone());
+        handle
+    }
+
+    /// What does things; for what needs no queue.
+    #[must_use]
+    pub fn driver(&self) -> &Arc<Driver> {
+        &self.driver
+    }
+
+    /// What happens.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// When this daemon began.
+    #[must_use]
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Every container, by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<Handle> {
+        let mut all: Vec<Handle> = self.containers.read().values().cloned().collect();
+        all.retain(|handle| !handle.view().deleted);
+        all.sort_by_cached_key(|handle| handle.view().recorded.config.name.clone());
+        all
+    }
+
+    fn known(&self) -> Vec<Known> {
+        let known = |handle: &Handle| {
+            let config = handle.view().recorded.config.clone();
+            Known { id: config.id, name: config.name, labels: config.labels }
+        };
+        self.all().iter().map(known).collect()
+    }
+
+    /// The container that a word means.
+    ///
+    /// # Errors
+    /// [`NodeError::NoContainer`], [`NodeError::Ambiguous`].
+    pub fn find(&self, word: &str) -> Result<Handle, NodeError> {
+        self.handle(&target::one(&self.known(), word)?, word)
+    }
+
+    /// The containers that words mean.
+    ///
+    /// # Errors
+    /// As [`target::resolve`].
+    pub fn resolve(&self, words: &[String]) -> Result<Vec<Handle>, NodeError> {
+        let ids = target::resolve(&self.known(), words)?;
+        ids.iter().map(|id| self.handle(id, id.as_str())).collect()
+    }
+
+    fn handle(&self, id: &ContainerId, word: &str) -> Result<Handle, NodeError> {
+        self.containers
+            .read()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| NodeError::NoContainer { wanted: word.to_owned(), hint: String::new() })
+    }
+
+    fn recorded(&self) -> Vec<Recorded> {
+        self.all().iter().map(|handle| handle.view().recorded.clone()).collect()
+    }
+
+    /// Makes a container.
+    ///
+    /// # Errors
+    /// Every reason why it cannot be; nothing of it is left then.
+    pub async fn create(self: &Arc<Self>, wanted: Wanted) -> Result<Handle, NodeError> {
+        let _alone = self.naming.lock().await;
+        let (driver, registry) = (Arc::clone(&self.driver), Arc::clone(&self.registry));
+        let others = self.recorded();
+        let made = blocking(move || create::create(&driver, &registry, &wanted, &others)).await?;
+        self.events.tell(&made.config, EventKind::Created, made.config.template.clone());
+        Ok(self.enter(made, None))
+    }
+
+    /// Makes a container of another one that is down.
+    ///
+    /// # Errors
+    /// [`NodeError::NotDown`], and as [`Node::create`].
+    pub async fn copy(self: &Arc<Self>, from: &Handle, name: &str) -> Result<Handle, NodeError> {
+        let name: ContainerName = name.parse()?;
+        let _alone = self.naming.lock().await;
+        let (registry, others) = (Arc::clone(&self.registry), self.recorded());
+        let node = Arc::clone(self);
+        let made = from
+            .change(move |_, recorded, phase| {
+                if phase.is_up() {
+                    return Err(NodeError::NotDown { name: recorded.config.name.clone(), phase });
+                }
+                let made = create::copy(&node.driver, &registry, recorded, name, &others)?;
+                Ok((None, made))
+            })
+            .await?;
+        self.events.tell(&made.config, EventKind::Created, "a copy");
+        Ok(self.enter(made, None))
+    }
+
+    /// Asks a container for something, and waits until it is done.
+    ///
+    /// # Errors
+    /// [`NodeError::Denied`], and why it failed.
+    pub async fn ask(&self, handle: &Handle, request: Request) -> Result<Ended, NodeError> {
+        let done = handle.ask(request).await?;
+        if handle.view().deleted {
+            self.containers.write().remove(handle.id());
+        }
+        Ok(done)
+    }
+
+    /// Changes settings of a container, live where it runs and the setting can; all or none.
+    ///
+    /// # Errors
+    /// The first setting that is none, every reason why the result cannot work, and what the kernel
+    /// refuses; everything is as it was then.
+    pub async fn set(
+        self: &Arc<Self>,
+        handle: &Handle,
+        settings: Vec<(String, String)>,
+    ) -> Result<Vec<SetDone>, NodeError> {
+        let _alone = self.naming.lock().await;
+        let others = self.recorded();
+        let registry = Arc::clone(&self.registry);
+        let done = handle
+            .change(move |driver, recorded, phase| {
+                let mut changed = recorded.clone();
+                create::apply(&mut changed.config, &settings)?;
+                create::check(&changed.config)?;
+                create::admitted(&changed.config, &others)?;
+                changed.state.addresses = driver.network().reallocate(&changed, &others)?;
+                let notes =
+                    if phase.is_up() { driver.follow(recorded, &changed)? } else { Vec::new() };
+                if let Err(error) = registry.write_config(&changed.config) {
+                    // What is not kept does not hold either.
+                    if phase.is_up() {
+                        driver.follow(&changed, recorded)?;
+                    }
+                    return Err(error);
+                }
+                let mut done: Vec<SetDone> = Vec::new();
+                for (name, _) in &settings {
+                    let mut scratch = recorded.config.clone();
+                    // It was set a moment ago; this only asks for its own name.
+                    let Ok(key) = scratch.set(name, "") else { continue };
+                    if done.iter().all(|done| done.key != key.name) {
+                        let notes = notes.iter().filter(|(about, _)| *about == key.name);
+                        let notes = notes.map(|(_, note)| note.clone()).collect();
+                        let live = key.live || !phase.is_up();
+                        done.push(SetDone { key: key.name.to_owned(), live, notes });
+                    }
+                }
+                Ok((Some(changed), done))
+            })
+            .await?;
+        let keys: Vec<&str> = done.iter().map(|done| done.key.as_str()).collect();
+        self.events.tell(&handle.view().recorded.config, EventKind::Set, keys.join(", "));
+        Ok(done)
+    }
+
+    /// Gives a container another name; `force`: also while it runs.
+    ///
+    /// # Errors
+    /// [`NodeError::NameTaken`], [`NodeError::NotDown`].
+    pub async fn rename(
+        self: &Arc<Self>,
+        handle: &Handle,
+        name: &str,
+        force: bool,
+    ) -> Result<(), NodeError> {
+        let name: ContainerName = name.parse()?;
+        let _alone = self.naming.lock().await;
+        if self
+            .all()
+            .iter()
+            .any(|other| other.id() != handle.id() && other.view().recorded.config.name == name)
+        {
+            return Err(NodeError::NameTaken { name });
+        }
+        let registry = Arc::clone(&self.registry);
+        handle
+            .change(move |driver, recorded, phase| {
+                if phase.is_up() && !force {
+                    return Err(NodeError::RunningRename { name: recorded.config.name.clone() });
+                }
+                let mut changed = recorded.clone();
+                changed.config.name = name;
+                let private = driver.private(recorded);
+                reserve::rename(driver.store(), &private, changed.config.name.as_str())?;
+                if let Err(error) = registry.write_config(&changed.config) {
+                    reserve::rename(driver.store(), &private, recorded.config.name.as_str())?;
+                    return Err(error);
+                }
+                Ok((Some(changed), ()))
+            })
+            .await?;
+        self.events.tell(&handle.view().recorded.config, EventKind::Renamed, "");
+        Ok(())
+    }
+
+    /// Stops every container that runs, those that start first last; what somebody wants to run
+    /// runs again when the daemon starts after a boot.
+    pub async fn stop_all(&self) {
+        let mut up: Vec<Handle> = self.all();
+        up.retain(|handle| handle.view().phase.is_up());
+        up.sort_by_key(|handle| handle.view().recorded.config.boot_priority);
+        let mut rest = up.as_slice();
+        while let Some(first) = rest.first() {
+            let priority = first.view().recorded.config.boot_priority;
+            let same = |handle: &&Handle| handle.view().recorded.config.boot_priority == priority;
+            let count = rest.iter().take_while(same).count();
+            let (now, later) = rest.split_at(count);
+            rest = later;
+            let stops: Vec<_> = now
+                .iter()
+                .cloned()
+                .map(|handle| tokio::spawn(async move { handle.shut_down().await }))
+                .collect();
+            for stop in stops {
+                // A panic was told already.
+                if let Ok(Err(error)) = stop.await {
+                    let error = crate::host::sentence(&error);
+                    tracing::warn!(error, "a container did not stop");
+                }
+            }
+        }
+    }
+}
+
+/// A container that was up when the daemon last wrote, or may have been, and is not now: what is
+/// left of it goes. Answers whether it shall be started.
+fn ended_without_us(driver: &Driver, recorded: &mut Recorded) -> bool {
+    let state = &mut recorded.state;
+    let was_up = state.phase.is_up();
+    let booted = state.boot_id.is_some() && state.boot_id.as_deref() != Some(driver.boot_id());
+    let never = state.boot_id.is_none();
+    if was_up {
+        let started = state.phase == Phase::Starting;
+        let exit = driver.take_down(recorded);
+        let state = &mut recorded.state;
+        state.phase = if started { Phase::Failed } else { Phase::Stopped };
+        match exit {
+            Ok(exit) => state.exit = exit.or(state.exit.take()),
+            Err(error) => {
+                let error = crate::host::sentence(&error);
+                tracing::warn!(container = %recorded.config.name, error, "something of it is left");
+            }
+        }
+        if started {
+            recorded.state.failure =
+                Some("the daemon ended while it was being started; start it again".to_owned());
+        }
+    }
+    let (config, state) = (&recorded.config, &recorded.state);
+    let failed = state.exit.as_ref().is_none_or(|exit| exit.status != 0);
+    let by_policy = match config.restart {
+        RestartPolicy::No => false,
+        RestartPolicy::OnFailure { .. } => was_up && failed,
+        RestartPolicy::Always => true,
+    };
+    if booted || never {
+        config.autostart || state.wanted && by_policy
+    } else {
+        was_up && state.wanted && by_policy
+    }
+}

@@ -1,0 +1,305 @@
+//! Containers' places in the network: addresses, ports, names.
+//!
+//! The bridge is made when the first container that wants it is started or found running, and goes
+//! with the last one: a host whose containers have no network is not touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+
+use crate::container::config::{ContainerConfig, ContainerId, NetworkMode, Volume};
+use crate::container::network::{
+    BitRate, BridgeConfig, Counters, Endpoint, EndpointId, Named, Namespace, Network, allocate_v4,
+    allocate_v6, check_address, refresh_hosts, resolv_conf,
+};
+use crate::host::Store;
+use crate::node::NodeError;
+use crate::node::registry::{Places, Recorded};
+
+/// Where what the host's switches were before is remembered: a boot empties it.
+const SWITCHES: &str = "/run/mica";
+
+/// One container in the network.
+#[derive(Debug, Clone)]
+struct Member {
+    endpoint: Endpoint,
+    named: Named,
+    hosts: PathBuf,
+}
+
+/// The network, and who is in it.
+#[derive(Debug)]
+pub struct Connections {
+    network: Network,
+    members: Mutex<BTreeMap<ContainerId, Member>>,
+}
+
+impl Connections {
+    /// The network of this host; nothing is made yet.
+    ///
+    /// # Errors
+    /// None yet: a network is made when it is needed.
+    pub fn new(_store: &Store) -> Result<Self, NodeError> {
+        let network =
+            Network::new(BridgeConfig::standard(), Path::new(SWITCHES), Namespace::current());
+        Ok(Self { network, members: Mutex::default() })
+    }
+
+    /// Addresses for a container beside `others`: those it names, and one of each family that it
+    /// names none of.
+    ///
+    /// # Errors
+    /// [`NodeError::Network`] for one that it cannot have, and when none is left.
+    pub fn allocate(
+        &self,
+        config: &ContainerConfig,
+        others: &[Recorded],
+    ) -> Result<Vec<IpAddr>, NodeError> {
+        if config.network.mode != NetworkMode::Bridge {
+            return Ok(Vec::new());
+        }
+        let others = others.iter().filter(|other| other.config.id != config.id);
+        let taken: BTreeSet<IpAddr> =
+            others.flat_map(|other| other.state.addresses.iter().copied()).collect();
+        let ranges = self.network.config();
+        let mut addresses = Vec::new();
+        for address in &config.network.addresses {
+            check_address(&ranges.v4, ranges.v6.as_ref(), address.ip, &taken)?;
+            addresses.push(address.ip);
+        }
+        if !addresses.iter().any(IpAddr::is_ipv4) {
+            addresses.push(allocate_v4(&ranges.v4, &taken)?.into());
+        }
+        if let Some(v6) = &ranges.v6
+            && !addresses.iter().any(IpAddr::is_ipv6)
+        {
+            addresses.push(allocate_v6(v6, &taken)?.into());
+        }
+        Ok(addresses)
+    }
+
+    /// The addresses of a container whose settings changed: what it has stays, as far as it can.
+    ///
+    /// # Errors
+    /// As [`Connections::allocate`].
+    pub fn reallocate(
+        &self,
+        changed: &Recorded,
+        others: &[Recorded],
+    ) -> Result<Vec<IpAddr>, NodeError> {
+        let named: Vec<IpAddr> =
+            changed.config.network.addresses.iter().map(|address| address.ip).collect();
+        let has = &changed.state.addresses;
+        let bridged = changed.config.network.mode == NetworkMode::Bridge;
+        let kept = bridged && !has.is_empty() && named.iter().all(|one| has.contains(one));
+        let surplus = !named.is_empty()
+            && has.iter().any(|one| {
+                !named.contains(one) && named.iter().any(|named| named.is_ipv4() == one.is_ipv4())
+            });
+        if kept && !surplus { Ok(has.clone()) } else { self.allocate(&changed.config, others) }
+    }
+
+    fn member(recorded: &Recorded, places: &Places) -> Result<Option<Member>, NodeError> {
+        let config = &recorded.config;
+        if config.network.mode != NetworkMode::Bridge {
+            return Ok(None);
+        }
+        let addresses = &recorded.state.addresses;
+        let v4: Vec<Ipv4Addr> = addresses
+            .iter()
+            .filter_map(|one| match one {
+                IpAddr::V4(one) => Some(*one),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        let v6: Vec<Ipv6Addr> = addresses
+            .iter()
+            .filter_map(|one| match one {
+                IpAddr::V6(one) => Some(*one),
+                IpAddr::V4(_) => None,
+            })
+            .collect();
+        let endpoint = Endpoint {
+            id: EndpointId::of(config.id.as_str())?,
+            v4,
+            v6,
+            published: config.network.ports.clone(),
+            rate: config.limits.network_bits_per_s.and_then(BitRate::from_bits_per_s),
+        };
+        let mut names = vec![config.name.to_string()];
+        if config.hostname() != config.name.as_str() {
+            names.push(config.hostname().to_owned());
+        }
+        let named = Named { names, addresses: addresses.clone() };
+        Ok(Some(Member { endpoint, named, hosts: places.hosts() }))
+    }
+
+    /// Writes what a container that is about to start sees as its `/etc/hosts` and
+    /// `/etc/resolv.conf`; answers where they go. Who has the host's network has the host's files.
+    pub(super) fn files(
+        &self,
+        recorded: &Recorded,
+        places: &Places,
+    ) -> Result<Vec<Volume>, NodeError> {
+        let directory = places.hosts();
+        let directory = directory.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(directory).map_err(NodeError::system("make", directory))?;
+        let own = Self::member(recorded, places)?.map_or_else(
+            || Named { names: vec![recorded.config.hostname().to_owned()], addresses: Vec::new() },
+            |member| member.named,
+        );
+        let others: Vec<Named> =
+            self.members.lock().values().map(|member| member.named.clone()).collect();
+        let hosts = places.hosts();
+        refresh_hosts(&hosts, &own, &others)?;
+        let resolv = places.resolv_conf();
+        write_resolv_conf(&recorded.config, &resolv)?;
+        let volume = |source: PathBuf, target: &str| Volume {
+            source,
+            target: target.into(),
+            read_only: false,
+        };
+        Ok(vec![volume(hosts, "/etc/hosts"), volume(resolv, "/etc/resolv.conf")])
+    }
+
+    /// Connects a container whose processes are not started yet.
+    pub(super) fn connect(
+        &self,
+        recorded: &Recorded,
+        places: &Places,
+        init: u32,
+    ) -> Result<(), NodeError> {
+        let Some(member) = Self::member(recorded, places)? else { return Ok(()) };
+        let mut members = self.members.lock();
+        if members.is_empty() {
+            self.network.ensure(&[])?;
+        }
+        let namespace = Namespace::at(&PathBuf::from(format!("/proc/{init}/ns/net")))?;
+        let attached = self.network.attach(&member.endpoint, &namespace);
+        let short = match attached {
+            Ok(short) => short,
+            Err(error) => {
+                if members.is_empty() {
+                    self.network.remove()?;
+                }
+                return Err(error.into());
+            }
+        };
+        for short in short {
+            tracing::warn!(container = %recorded.config.name, key = short.key, why = %short.why, "a limit does not hold");
+        }
+        members.insert(recorded.config.id.clone(), member);
+        refresh(&members);
+        Ok(())
+    }
+
+    /// Knows containers that are connected already, after the daemon was away, all at once: what is
+    /// left of any other goes.
+    ///
+    /// # Errors
+    /// What the kernel or nft refuses.
+    pub fn adopt(&self, running: &[(Recorded, Places)]) -> Result<(), NodeError> {
+        let mut found = BTreeMap::new();
+        for (recorded, places) in running {
+            if let Some(member) = Self::member(recorded, places)? {
+                found.insert(recorded.config.id.clone(), member);
+            }
+        }
+        let mut members = self.members.lock();
+        if !found.is_empty() {
+            let endpoints: Vec<Endpoint> =
+                found.values().map(|member| member.endpoint.clone()).collect();
+            self.network.ensure(&endpoints)?;
+        }
+        *members = found;
+        refresh(&members);
+        Ok(())
+    }
+
+    /// Brings a running container's addresses, ports, rate and names up to date. Answers what does
+    /// not hold.
+    pub(super) fn follow(
+        &self,
+        changed: &Recorded,
+        places: &Places,
+        init: Option<u32>,
+    ) -> Result<Vec<(&'static str, String)>, NodeError> {
+        write_resolv_conf(&changed.config, &places.resolv_conf())?;
+        let Some(member) = Self::member(changed, places)? else { return Ok(Vec::new()) };
+        let mut members = self.members.lock();
+        let short = match (members.get(&changed.config.id), init) {
+            (Some(now), Some(init))
+                if (&now.endpoint.v4, &now.endpoint.v6)
+                    != (&member.endpoint.v4, &member.endpoint.v6) =>
+            {
+                // Another cable in the place of this one, with the new addresses.
+                let namespace = Namespace::at(&PathBuf::from(format!("/proc/{init}/ns/net")))?;
+                self.network.attach(&member.endpoint, &namespace)?
+            }
+            (Some(now), _) if now.endpoint != member.endpoint => {
+                self.network.update(&member.endpoint)?
+            }
+            // A container whose network is that of its next start.
+            (None, _) => return Ok(Vec::new()),
+            (Some(_), _) => Vec::new(),
+        };
+        members.insert(changed.config.id.clone(), member);
+        refresh(&members);
+        Ok(short.into_iter().map(|short| (short.key, short.why)).collect())
+    }
+
+    /// Takes a container out of the network; not in it is fine.
+    pub(super) fn disconnect(&self, recorded: &Recorded, places: &Places) -> Result<(), NodeError> {
+        let Some(described) = Self::member(recorded, places)? else { return Ok(()) };
+        let mut members = self.members.lock();
+        let member = members.remove(&recorded.config.id);
+        let was = member.is_some();
+        if was || recorded.state.phase.is_up() {
+            self.network.detach(&member.unwrap_or(described).endpoint)?;
+        }
+        if was && members.is_empty() {
+            self.network.remove()?;
+        }
+        refresh(&members);
+        Ok(())
+    }
+
+    /// What went through a container's interface; none when it has none of its own.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn counters(&self, id: &ContainerId) -> Result<Option<Counters>, NodeError> {
+        if !self.members.lock().contains_key(id) {
+            return Ok(None);
+        }
+        Ok(self.network.counters(&EndpointId::of(id.as_str())?)?)
+    }
+}
+
+/// Writes what a container asks about names, in place: the file is mounted into it.
+fn write_resolv_conf(config: &ContainerConfig, path: &Path) -> Result<(), NodeError> {
+    let network = &config.network;
+    let mut text = match network.mode {
+        NetworkMode::Host => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+        NetworkMode::None => String::new(),
+        NetworkMode::Bridge => resolv_conf(Path::new("/"), &network.nameservers),
+    };
+    if !network.search.is_empty() {
+        text.push_str(&format!("search {}\n", network.search.join(" ")));
+    }
+    fs::write(path, text).map_err(NodeError::system("write", path))
+}
+
+/// Tells every container the names of the others.
+fn refresh(members: &BTreeMap<ContainerId, Member>) {
+    for (id, member) in members {
+        let others = members.iter().filter(|(other, _)| *other != id);
+        let others: Vec<Named> = others.map(|(_, member)| member.named.clone()).collect();
+        if let Err(error) = refresh_hosts(&member.hosts, &member.named, &others) {
+            tracing::warn!(container = %id, %error, "its hosts file is not up to date");
+        }
+    }
+}

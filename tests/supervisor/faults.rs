@@ -1,0 +1,75 @@
+//! One container's fault is no other's.
+
+use std::process::Command;
+
+use crate::stage::{Stage, processes};
+use crate::support::Succeed;
+
+/// The mount process of a container's root.
+fn mount_process(stage: &Stage, name: &str) -> u32 {
+    let root = stage.info(name)["root"].as_str().expect("a path").to_owned();
+    let found = processes()
+        .into_iter()
+        .find(|(_, words)| words.contains("mount-process") && words.trim_end().ends_with(&root));
+    found.expect("a mount process").0
+}
+
+#[test]
+fn a_dead_mount_process_fails_its_container_and_its_policy_starts_it_again() {
+    let stage = Stage::new("supervisor-mount");
+    stage.create("other", &[], &["sleep", "1000"]);
+    stage.create("again", &["restart=on-failure"], &["sleep", "1000"]);
+    stage.create("stays-down", &[], &["sleep", "1000"]);
+    stage.mica(["start", "--all"]);
+    let other = stage.info("other")["pid"].clone();
+    stage.mica(["exec", "again", "--", "sh", "-c", "echo kept > /root/file; sync /root/file"]);
+    for name in ["again", "stays-down"] {
+        let pid = mount_process(&stage, name);
+        Command::new("kill").args(["-KILL", &pid.to_string()]).succeed();
+    }
+    let seen = stage.await_info("stays-down", "it failed", |info| info["phase"] == "failed");
+    assert!(seen["failure"].as_str().expect("a reason").contains("mount process"), "{seen}");
+    stage.await_info("again", "it runs again", |info| {
+        info["phase"] == "running" && info["restarts"] == 1
+    });
+    assert_eq!(stage.mica(["exec", "again", "--", "cat", "/root/file"]).trim(), "kept");
+    assert_eq!(stage.info("other")["pid"], other);
+    stage.mica(["start", "stays-down"]);
+    assert_eq!(stage.mica(["exec", "stays-down", "--", "hostname"]).trim(), "stays-down");
+    stage.remember();
+    stage.mica(["delete", "--force", "--all"]);
+    stage.assert_nothing_left("after dead mount processes");
+}
+
+#[test]
+fn a_memory_hog_is_killed_in_its_own_container_and_told_of() {
+    let stage = Stage::new("supervisor-oom");
+    stage.create("other", &[], &["sleep", "1000"]);
+    let hog = "a = []\nwhile True: a.append(bytearray(1 << 20))";
+    stage.create("hog", &["limits.memory=48MiB", "limits.swap=0"], &["python3", "-c", hog]);
+    stage.mica(["start", "other", "hog"]);
+    let seen = stage.await_info("hog", "it was killed", |info| info["phase"] == "stopped");
+    assert_eq!(seen["exit"]["status"], 137, "{seen}");
+    assert_eq!(seen["exit"]["out_of_memory"], true, "{seen}");
+    assert!(stage.mica(["ps", "-a"]).contains("out of memory"));
+    assert_eq!(stage.mica(["exec", "other", "--", "echo", "well"]).trim(), "well");
+}
+
+#[test]
+fn a_killed_monitor_loses_the_status_and_nothing_else() {
+    let stage = Stage::new("supervisor-monitor");
+    stage.create("c1", &[], &["sleep", "1000"]);
+    stage.mica(["start", "c1"]);
+    let id = stage.info("c1")["id"].as_str().expect("an identity").to_owned();
+    let monitor = processes()
+        .into_iter()
+        .find(|(_, words)| words.contains("container-monitor") && words.contains(&id))
+        .expect("a monitor");
+    Command::new("kill").args(["-KILL", &monitor.0.to_string()]).succeed();
+    assert_eq!(stage.mica(["exec", "c1", "--", "echo", "here"]).trim(), "here");
+    stage.mica(["stop", "--kill", "c1"]);
+    assert_eq!(stage.phase("c1"), "stopped");
+    stage.remember();
+    stage.mica(["delete", "c1"]);
+    stage.assert_nothing_left("after a killed monitor");
+}

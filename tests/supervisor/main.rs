@@ -1,0 +1,16 @@
+//! The supervisor as its users have it: the daemon and the command line, with real Debian roots.
+//!
+//! Needs root, /dev/fuse, cgroups and network namespaces. Each test has a daemon and a store of its
+//! own; the network is only used in a network namespace of its own.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod api;
+mod crash;
+mod faults;
+mod life;
+mod network;
+mod set;
+mod stage;
+mod system;
