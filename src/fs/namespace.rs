@@ -124,7 +124,14 @@ impl FileSystem {
         let _changing = self.changing();
         // A rename makes an inode only to leave a device 0:0 behind.
         let owner = if flags.contains(RenameFlags::WHITEOUT) {
-            Credentials::of(caller.pid).owner().unwrap_or_default()
+            match (caller.uid, caller.gid) {
+                // A kernel that names nobody where nothing seems to be made.
+                (u32::MAX, _) | (_, u32::MAX) => {
+                    Credentials::of(caller.pid).owner().unwrap_or_default()
+                }
+                // As the mount maps them: the numbers in /proc are the host's.
+                mapped => mapped,
+            }
         } else {
             Default::default()
         };
