@@ -24,7 +24,7 @@ mod nearest;
 pub mod options;
 mod refer;
 mod references;
-mod referred;
+pub mod referred;
 pub mod reserve;
 pub mod reshare;
 pub mod revert;

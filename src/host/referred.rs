@@ -51,7 +51,7 @@ pub(super) fn adopt(store: &Store, record: &RootRecord) -> Result<(), HostError>
 ///
 /// # Errors
 /// [`HostError::System`] if a log cannot be read: what it names is unknown then.
-pub(in crate::host) fn of_all(store: &Store) -> Result<HashSet<ObjectId>, HostError> {
+pub fn of_all(store: &Store) -> Result<HashSet<ObjectId>, HostError> {
     let roots = Roots::open(store)?;
     let mut objects = HashSet::new();
     for record in roots.list()? {

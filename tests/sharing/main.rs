@@ -12,4 +12,5 @@ mod stage;
 #[path = "../support/mod.rs"]
 mod support;
 mod tenants;
+mod together;
 mod upgrade;

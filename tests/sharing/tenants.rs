@@ -116,6 +116,9 @@ fn a_collection_keeps_what_only_private_files_refer_to() {
         serde_json::from_str(&stage.store.mica(["store", "gc", "--json"]).succeed()).unwrap()
     };
     assert_eq!(collect()["objects"], 0);
+    let usage = stage.store.mica(["store", "df", "--json"]).succeed();
+    let usage: serde_json::Value = serde_json::from_str(&usage).unwrap();
+    assert_eq!(usage["disk"]["unreferenced_bytes"], 0, "{usage:#}");
     for name in ["one", "two"] {
         fs::rename(stage.private(name), stage.scratch.path().join(name)).unwrap();
     }

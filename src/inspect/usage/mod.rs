@@ -194,7 +194,11 @@ impl Library {
             let family = families.get(&record.template).copied().unwrap_or(at);
             references.push(Reference { stack: &record.stack, family });
         }
-        let mut sums = add_up(&references, &survey.objects, &layers, &files.trees);
+        let referred = crate::host::referred::of_all(self.store()).unwrap_or_else(|error| {
+            damaged.push(sentence(&error));
+            HashSet::new()
+        });
+        let mut sums = add_up(&references, &survey.objects, &layers, &files.trees, &referred);
         // A template's own file goes with it, and its directory with the last tag.
         for (at, template) in (0..).zip(&templates) {
             let own = files.templates.get(&template.name).copied().unwrap_or_default();

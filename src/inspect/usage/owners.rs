@@ -1,10 +1,10 @@
 //! Who holds what: each object, layer and tree is judged once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::tally::Cost;
 use crate::layer::{LayerId, Manifest, Stack, StackId};
-use crate::object::Surveyed;
+use crate::object::{ObjectId, Surveyed};
 
 /// Who holds a thing, as far as it matters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,12 +102,14 @@ impl Sums {
 /// Adds up everything that `references` refer to: on the disk all of it, in memory the objects.
 ///
 /// `objects` are in order of their names. Each object is judged once: it inherits from the
-/// layers that name it, whose tables are merged with the list of objects.
+/// layers that name it, whose tables are merged with the list of objects. What no layer names but
+/// private files refer to (`referred`) is shared by those.
 pub(super) fn add_up(
     references: &[Reference<'_>],
     objects: &[Surveyed],
     layers: &HashMap<LayerId, (Cost, Option<Manifest>)>,
     trees: &HashMap<StackId, Cost>,
+    referred: &HashSet<ObjectId>,
 ) -> Sums {
     let mut layer_holding: HashMap<LayerId, Holding> = HashMap::new();
     let mut tree_holding: HashMap<StackId, Holding> = HashMap::new();
@@ -145,7 +147,10 @@ pub(super) fn add_up(
         sums.add(on_disk(*cost), tree_holding.get(id).copied().unwrap_or_default());
     }
     for (object, holding) in objects.iter().zip(&holdings) {
-        sums.add(cost_of(object), *holding);
+        let unheld = *holding == Holding::default();
+        let among_roots = Holding { reference: Owner::Many, family: Owner::Many };
+        let shared = unheld && referred.contains(&object.id);
+        sums.add(cost_of(object), if shared { among_roots } else { *holding });
     }
 
     let mut counted = vec![u32::MAX; objects.len()];
