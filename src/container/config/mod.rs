@@ -1,6 +1,6 @@
 //! What a container is meant to be: `containers/<id>/config.json`.
 //!
-//! Every setting has one row in the table of [`keys`], under all the names that hands know from
+//! Every setting has one row in the table of `keys`, under all the names that hands know from
 //! vzctl, Incus, docker and podman. Setting one checks that value; [`ContainerConfig::check`] tells
 //! everything that cannot work together, at once. Fields that a later version adds are ignored by
 //! this one, and missing ones have their defaults.
