@@ -45,7 +45,13 @@ impl References {
         for id in ids {
             // By digest: an altered object table would name the living dead.
             match layers.load_authentic(&id) {
-                Ok(manifest) => references.manifests.push(manifest),
+                Ok(manifest) => {
+                    // Comparing digests read all of it; of most only the object table is wanted.
+                    if let Err(error) = manifest.let_go() {
+                        tracing::debug!(%error, %id, "a manifest stays in memory");
+                    }
+                    references.manifests.push(manifest);
+                }
                 Err(error) => references.unreadable.push((id, error)),
             }
         }
