@@ -234,19 +234,20 @@ impl Union {
                     continue;
                 }
                 left.push(Unsearched::of(inode::open_path(&fd, b".")?));
-                let found = Found {
-                    parent: NodeId::ROOT,
-                    parent_origin: None,
-                    in_shared_set: false,
-                    name: &entry.name,
-                };
-                match self.adopt(fd, found) {
-                    Ok(_) | Err(UnionError::Mark(_)) => {}
-                    Err(error) => return Err(error),
-                }
+                self.adopt_if_sound(fd, &entry.name)?;
             }
         }
         Ok(())
+    }
+
+    /// Takes an entry of the upper directory in for what its marks say, wherever it lies. One with
+    /// damaged marks is no concern of who searches: it takes no number.
+    pub(super) fn adopt_if_sound(&self, fd: OwnedFd, name: &[u8]) -> Result<(), UnionError> {
+        let found = Found { parent: NodeId::ROOT, parent_origin: None, in_shared_set: false, name };
+        match self.adopt(fd, found) {
+            Ok(_) | Err(UnionError::Mark(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes the index entry of a file whose last name just went.

@@ -13,7 +13,6 @@ use rustix::io::Errno;
 
 use super::copy_up::keeping_times;
 use super::links::index_name;
-use super::place::Found;
 use super::upper::{Bytes, Entry, compare};
 use super::{Content, Node, NodeId, Place, Reverted, Union, UnionError};
 use crate::layer::{FileKind, Inode, TreeIno};
@@ -246,17 +245,7 @@ impl Union {
                         if !Marks::read(&fd).is_ok_and(|marks| marks.origin.is_some()) {
                             continue;
                         }
-                        let found = Found {
-                            parent: NodeId::ROOT,
-                            parent_origin: None,
-                            in_shared_set: false,
-                            name: &entry.name,
-                        };
-                        match self.adopt(fd, found) {
-                            // One with damaged marks takes no number.
-                            Ok(_) | Err(UnionError::Mark(_)) => {}
-                            Err(error) => return Err(error),
-                        }
+                        self.adopt_if_sound(fd, &entry.name)?;
                     }
                 }
             }
