@@ -1,22 +1,12 @@
 //! Starting the daemon in the background and waiting until its socket answers.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
-
-use serde::{Deserialize, Serialize};
+use std::process::Command;
 
 use super::server::{self, Background, ServeError};
 use super::wire::NodeAnswer;
-use crate::sys::process::inherit_only_standard_streams;
-
-/// What a daemon in the background answers, once.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Answer {
-    Ready(NodeAnswer),
-    Failed(String),
-}
+use crate::host::background::{self, Silence};
 
 /// Why no daemon came up.
 #[derive(Debug, thiserror::Error)]
@@ -43,36 +33,13 @@ pub enum LaunchError {
 /// # Errors
 /// [`LaunchError`]; no daemon runs then, or another one does.
 pub fn start(program: &Path, store: &Path) -> Result<NodeAnswer, LaunchError> {
-    let system = |what| move |source| LaunchError::System { what, source };
-    match inherit_only_standard_streams() {
-        // Before Linux 5.11 what the caller left open leaks; the daemon works all the same.
-        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {}
-        done => done.map_err(system("shield"))?,
-    }
-    let mut child = Command::new(program)
-        .arg("--store")
-        .arg(store)
-        .args(["node", "run", "--background"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .current_dir("/")
-        .spawn()
-        .map_err(system("start"))?;
-    let mut answer = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut answer).map_err(system("hear"))?;
-    }
-    match serde_json::from_str(&answer) {
-        Ok(Answer::Ready(ready)) => Ok(ready),
-        Ok(Answer::Failed(sentence)) => {
-            child.wait().map_err(system("wait for"))?;
-            Err(LaunchError::Failed(sentence))
-        }
-        Err(_) => {
-            let status = child.wait().map_err(system("wait for"))?;
-            Err(LaunchError::Died(status.to_string()))
-        }
-    }
+    let mut command = Command::new(program);
+    command.arg("--store").arg(store).args(["node", "run", "--background"]);
+    background::start(&mut command, b"").map_err(|silence| match silence {
+        Silence::Failed(sentence) => LaunchError::Failed(sentence),
+        Silence::Died(status) => LaunchError::Died(status),
+        Silence::System { what, source } => LaunchError::System { what, source },
+    })
 }
 
 /// The other end of [`start`].
@@ -85,22 +52,13 @@ pub fn run_in_background(store: &Path, program: &Path) -> Result<(), ServeError>
     let mut answered = false;
     let served = server::run(store, program.to_owned(), Background::Yes, |ready| {
         answered = true;
-        answer(&Answer::Ready(ready.clone()));
-        if let Err(error) = crate::host::launch::let_go() {
-            tracing::warn!(%error, "the caller's streams stay open");
-        }
+        background::tell_ready(ready);
     });
     match served {
         Err(error) if !answered => {
-            answer(&Answer::Failed(crate::host::sentence(&error)));
+            background::tell_failed(crate::host::sentence(&error));
             Ok(())
         }
         served => served,
     }
-}
-
-fn answer(answer: &Answer) {
-    let line = serde_json::to_string(answer).unwrap_or_default();
-    // A caller that went away is not waiting for the daemon any more; it serves all the same.
-    let _told = writeln!(io::stdout().lock(), "{line}");
 }

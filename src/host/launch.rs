@@ -5,16 +5,15 @@
 //! standard output: ready, or a sentence why not. Then it lets go of everything of its
 //! caller's and lives on in a session of its own.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+use super::background::{self, Silence};
 use super::error::{HostError, sentence};
 use super::options::GenericOptions;
-use crate::sys::process::inherit_only_standard_streams;
 
 /// What to mount, and how. All paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,14 +64,6 @@ pub struct Ready {
     pub notes: Vec<String>,
 }
 
-/// What a mount process answers, once.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Answer {
-    Ready(Ready),
-    Failed(String),
-}
-
 /// Why no mount process came up.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -100,43 +91,15 @@ pub enum LaunchError {
 /// # Errors
 /// [`LaunchError`]; nothing is mounted then.
 pub fn start(program: &Path, spec: &MountSpec) -> Result<Ready, LaunchError> {
-    let system = |what| move |source| LaunchError::System { what, source };
-    match inherit_only_standard_streams() {
-        // Before Linux 5.11 what the caller left open leaks; the root works all the same.
-        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {}
-        done => done.map_err(system("shield"))?,
-    }
-    let mut child = Command::new(program)
-        .arg("mount-process")
-        .arg(&spec.template)
-        .arg(&spec.mountpoint)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .current_dir("/")
-        .spawn()
-        .map_err(system("start"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        let text = serde_json::to_vec(spec)
-            .map_err(|error| LaunchError::System { what: "brief", source: error.into() })?;
-        // A process that died already is told about below.
-        let _written = stdin.write_all(&text);
-    }
-    let mut answer = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut answer).map_err(system("hear"))?;
-    }
-    match serde_json::from_str(&answer) {
-        Ok(Answer::Ready(ready)) => Ok(ready),
-        Ok(Answer::Failed(sentence)) => {
-            // It is ending; reaped here so that it does not linger while its caller lives.
-            child.wait().map_err(system("wait for"))?;
-            Err(LaunchError::Failed(sentence))
-        }
-        Err(_) => {
-            let status = child.wait().map_err(system("wait for"))?;
-            Err(LaunchError::Died { status: status.to_string() })
-        }
-    }
+    let brief = serde_json::to_vec(spec)
+        .map_err(|error| LaunchError::System { what: "brief", source: error.into() })?;
+    let mut command = Command::new(program);
+    command.arg("mount-process").arg(&spec.template).arg(&spec.mountpoint);
+    background::start(&mut command, &brief).map_err(|silence| match silence {
+        Silence::Failed(sentence) => LaunchError::Failed(sentence),
+        Silence::Died(status) => LaunchError::Died { status },
+        Silence::System { what, source } => LaunchError::System { what, source },
+    })
 }
 
 /// The other end of [`start`]: reads the brief, detaches from the caller, and serves.
@@ -157,33 +120,13 @@ pub fn mount_process() -> Result<(), HostError> {
     let mut answered = false;
     let served = super::serve::serve(&spec, &mut |ready| {
         answered = true;
-        answer(&Answer::Ready(ready.clone()));
-        // The caller reads to the end of the line; what else it connected may wait for ours.
-        if let Err(error) = let_go() {
-            tracing::warn!(%error, "the caller's streams stay open");
-        }
+        background::tell_ready(ready);
     });
     match served {
         Err(error) if !answered => {
-            answer(&Answer::Failed(sentence(&error)));
+            background::tell_failed(sentence(&error));
             Ok(())
         }
         served => served,
     }
-}
-
-/// Puts /dev/null in the place of the caller's pipes.
-///
-/// # Errors
-/// What opening /dev/null answers.
-pub fn let_go() -> io::Result<()> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    Ok(rustix::stdio::dup2_stdout(&null)?)
-}
-
-fn answer(answer: &Answer) {
-    let line = serde_json::to_string(answer).unwrap_or_default();
-    // A caller that went away is not waiting for the root any more; it is mounted all the same.
-    let _told = writeln!(io::stdout().lock(), "{line}");
 }

@@ -5,6 +5,7 @@
 //! opens again as it was: every file here is written whole, and a root's record tells a
 //! dead mount from a living one by its socket, never by a pid.
 
+pub mod background;
 pub mod check;
 pub mod collect;
 pub mod commit;
