@@ -39,8 +39,7 @@ fn cgroups(scratch: &Path) -> io::Result<String> {
     let path = format!("mica-doctor-{}/trial", std::process::id()).parse().map_err(failed)?;
     let group = Cgroup::open(&layout, path);
     let tried = limit(&layout, &group, scratch);
-    let removed = group.remove();
-    group.remove_empty_parents();
+    let removed = group.remove().and_then(|()| group.remove_empty_parents());
     let shortfalls = tried.map_err(failed)?;
     removed.map_err(failed)?;
     let keys = |holds| {

@@ -44,10 +44,10 @@ impl std::ops::Deref for Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Err(error) = self.0.kill_all().and_then(|()| self.0.remove()) {
+        let gone = self.0.kill_all().and_then(|()| self.0.remove());
+        if let Err(error) = gone.and_then(|()| self.0.remove_empty_parents()) {
             eprintln!("a group of this test stays: {error}");
         }
-        self.0.remove_empty_parents();
     }
 }
 

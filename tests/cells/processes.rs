@@ -36,12 +36,28 @@ fn a_process_enters_in_every_hierarchy_and_nothing_stays_behind() {
     group.remove().unwrap();
     assert!(!group.exists());
     group.remove().unwrap();
-    group.remove_empty_parents();
+    group.remove_empty_parents().unwrap();
     for hierarchy in layout.hierarchies() {
         assert!(!hierarchy.mountpoint.join(path.as_str()).exists());
     }
     let gone = group.enter(std::process::id()).unwrap_err().to_string();
     assert!(gone.contains("cgroup.procs"), "{gone}");
+}
+
+/// Two daemons do this when each of them has few containers.
+#[test]
+fn nobody_removes_the_common_parent_under_one_who_is_making_a_group() {
+    let parent = Parent::here();
+    std::thread::scope(|scope| {
+        for name in ["one", "two", "three"] {
+            let parent = &parent;
+            scope.spawn(move || {
+                for _ in 0..200 {
+                    drop(parent.group(name));
+                }
+            });
+        }
+    });
 }
 
 #[test]

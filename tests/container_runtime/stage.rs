@@ -270,8 +270,7 @@ impl Drop for Cell {
     fn drop(&mut self) {
         let deleted = self.delete();
         let killed = self.cgroup.kill_all();
-        let removed = self.cgroup.remove();
-        self.cgroup.remove_empty_parents();
+        let removed = self.cgroup.remove().and_then(|()| self.cgroup.remove_empty_parents());
         if !std::thread::panicking() {
             deleted.unwrap();
             killed.unwrap();

@@ -243,15 +243,18 @@ impl Cgroup {
     }
 
     /// Removes the groups above, up to the root, that hold nothing any more.
-    pub fn remove_empty_parents(&self) {
+    ///
+    /// # Errors
+    /// What opening a hierarchy answers.
+    pub fn remove_empty_parents(&self) -> Result<(), CgroupError> {
         let mut above = self.path.parent();
         while let Some(path) = above {
             for hierarchy in self.layout.hierarchies() {
-                // Refused as long as somebody has a group in it, which is the question.
-                let _kept = fs::remove_dir(hierarchy.mountpoint.join(path.as_str()));
+                tree::remove_empty(hierarchy, path.as_str())?;
             }
             above = path.parent();
         }
+        Ok(())
     }
 
     /// The limits' directory in `hierarchy`.

@@ -1,11 +1,13 @@
 //! Directories of groups: making, listing, giving away, removing.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
 
 use super::error::CgroupError;
 use super::layout::{Controller, Hierarchy, Version};
@@ -20,6 +22,7 @@ const DELEGATED: [&str; 4] = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_
 
 /// Makes the group at `path` in `hierarchy`, and those above it, each with its controllers.
 pub(super) fn make(hierarchy: &Hierarchy, path: &str) -> Result<(), CgroupError> {
+    let _alone = lock(hierarchy)?;
     let mut directory = hierarchy.mountpoint.clone();
     let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
     for name in &names {
@@ -38,6 +41,24 @@ pub(super) fn make(hierarchy: &Hierarchy, path: &str) -> Result<(), CgroupError>
         }
     }
     Ok(())
+}
+
+/// Removes the group at `path` of `hierarchy` if nothing is in it.
+pub(super) fn remove_empty(hierarchy: &Hierarchy, path: &str) -> Result<(), CgroupError> {
+    let _alone = lock(hierarchy)?;
+    // Refused as long as somebody has a group in it, which is the question.
+    let _kept = fs::remove_dir(hierarchy.mountpoint.join(path));
+    Ok(())
+}
+
+/// Keeps whoever removes an empty group, in this process or in another store's daemon, from doing
+/// it between the making of a group and of the one beneath; until the file is closed.
+fn lock(hierarchy: &Hierarchy) -> Result<File, CgroupError> {
+    let failed = |error| CgroupError::system("lock", &hierarchy.mountpoint)(error);
+    let directory = File::open(&hierarchy.mountpoint).map_err(failed)?;
+    rustix::io::retry_on_intr(|| flock(&directory, FlockOperation::LockExclusive))
+        .map_err(|error| failed(error.into()))?;
+    Ok(directory)
 }
 
 /// Gives the groups beneath `directory` the controllers of a v2 tree.

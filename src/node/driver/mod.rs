@@ -268,7 +268,7 @@ impl Driver {
         tried(self.network.disconnect(recorded, &places));
         here("down-disconnected");
         tried(group.remove().map_err(NodeError::from));
-        group.remove_empty_parents();
+        tried(group.remove_empty_parents().map_err(NodeError::from));
         here("down-ungrouped");
         tried(self.unmount(recorded));
         here("down-unmounted");
