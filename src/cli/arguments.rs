@@ -51,18 +51,9 @@ pub(super) enum Verb {
     Layer(LayerVerb),
     /// Mount a root of a template; without arguments, list the roots
     Mount(Box<Mount>),
-    /// What `mount` starts in the background
-    #[command(hide = true)]
-    MountProcess(MountProcess),
     /// What `doctor` starts to try idmapped mounts
     #[command(hide = true)]
     UserNamespace,
-    /// What watches a container
-    #[command(hide = true)]
-    ContainerMonitor(ContainerMonitor),
-    /// What makes a container's init, or runs a command beside it
-    #[command(hide = true)]
-    ContainerLaunch(ContainerLaunch),
     /// Unmount a root and end its process
     #[command(alias = "unmount")]
     Umount(Umount),
@@ -312,32 +303,6 @@ pub(super) struct Mount {
     pub(super) options: Vec<OsString>,
     #[command(flatten)]
     pub(super) json: Json,
-}
-
-/// Shown in the process list; the mount itself is described on standard input.
-#[derive(Debug, Args)]
-pub(super) struct MountProcess {
-    #[arg(value_name = "TEMPLATE")]
-    _template: OsString,
-    #[arg(value_name = "MOUNTPOINT")]
-    _mountpoint: OsString,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ContainerMonitor {
-    pub(super) bundle: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ContainerLaunch {
-    #[command(subcommand)]
-    pub(super) what: LaunchVerb,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum LaunchVerb {
-    Create { bundle: PathBuf },
-    Exec { bundle: PathBuf, name: String },
 }
 
 #[derive(Debug, Args)]

@@ -4,10 +4,10 @@
 //! it asks `host` and `doctor`. Nothing here survives the process.
 
 mod arguments;
+mod background;
 mod bench;
 mod commit;
 mod container;
-mod container_process;
 mod demo;
 mod diff;
 mod doctor;
@@ -57,6 +57,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if program.is_some_and(|name| mount_helper::NAMES.iter().any(|helper| name == *helper)) {
         return mount_helper::run(&arguments);
     }
+    if let Some(done) = background::run(&arguments) {
+        return report(done);
+    }
     // Help, version and mistakes in the grammar are clap's to tell; it exits with 0 or 2.
     let parsed = Arguments::parse_from(arguments);
     report(dispatch(parsed))
@@ -82,9 +85,6 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Template(verb) => template::run(verb, &store, &output),
         Verb::Layer(verb) => layer::run(verb, &store, &output),
         Verb::Mount(wanted) => mount::run(*wanted, &store, &output),
-        Verb::MountProcess(_) => mount::run_process(),
-        Verb::ContainerMonitor(wanted) => container_process::monitor(&wanted),
-        Verb::ContainerLaunch(wanted) => Ok(container_process::launch(wanted)),
         Verb::UserNamespace => doctor::run_user_namespace(),
         Verb::Umount(wanted) => umount::run(&wanted, &store, &output),
         Verb::Create(wanted) => container::create::create(&wanted, &store, output),

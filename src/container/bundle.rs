@@ -9,13 +9,16 @@
 //!   exit.json       how the last init ended; durable
 //!   attach.sock     the monitor's door
 //! ```
-//! Everything but `exit.json` may vanish when the container is not running.
+//! Everything but `exit.json` may vanish when the container is not running, so nothing else waits for
+//! the disk. A power cut ends the container too; files that it left without content count as absent.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -193,14 +196,32 @@ impl Bundle {
 
     pub(super) fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
         match fs::read(self.file(name)) {
+            // Renamed into place, and the power went before its content came to the disk.
+            Ok(bytes) if bytes.iter().all(|byte| *byte == 0) => Ok(None),
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Writes a file of the bundle, whole and durable.
+    /// Writes a file of the bundle: whole whenever it is read, and gone with the host.
     pub(super) fn write<T: Serialize>(&self, name: &str, value: &T) -> io::Result<()> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let staged = self.file(&format!(".{name}.{}-{number}.staged", std::process::id()));
+        let text = serde_json::to_vec_pretty(value)?;
+        let written = private_file(&staged)
+            .and_then(|mut file| file.write_all(&text))
+            .and_then(|()| fs::rename(&staged, self.file(name)));
+        if written.is_err() {
+            // The first error is the one that matters; the whole directory goes some time.
+            let _unstaged = fs::remove_file(&staged);
+        }
+        written
+    }
+
+    /// Writes a file of the bundle, whole and durable.
+    pub(super) fn write_durable<T: Serialize>(&self, name: &str, value: &T) -> io::Result<()> {
         let directory = File::open(&self.directory)?;
         let text = serde_json::to_vec_pretty(value)?;
         write_file(directory.as_fd(), OsStr::new(name), &text, Existing::Replace)
@@ -214,7 +235,33 @@ impl Bundle {
     }
 }
 
+fn private_file(path: &Path) -> io::Result<File> {
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
 pub(super) fn now_ms() -> u64 {
     let since: Duration = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_a_power_cut_left_without_content_counts_as_absent() {
+        let directory = tempfile::tempdir().unwrap();
+        let bundle = Bundle::at(directory.path());
+        let created = Created { pid: 1, start_ticks: 2, monitor_pid: 3, monitor_start_ticks: 4 };
+        bundle.write("init.json", &created).unwrap();
+        assert_eq!(bundle.created().unwrap(), Some(created));
+        for left in [&b""[..], &[0; 99]] {
+            fs::write(bundle.file("init.json"), left).unwrap();
+            assert_eq!(bundle.observe().unwrap(), Observed::Absent);
+        }
+        fs::write(bundle.file("init.json"), "{").unwrap();
+        assert!(bundle.observe().is_err());
+        let names = fs::read_dir(directory.path()).unwrap();
+        assert_eq!(names.count(), 1, "what was staged is gone");
+    }
 }

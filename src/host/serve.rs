@@ -146,6 +146,7 @@ pub fn serve(spec: &MountSpec, ready: &mut dyn FnMut(&Ready)) -> Result<(), Host
         pid: std::process::id(),
         notes,
     });
+    crate::sys::memory::give_back();
     supervisor::tell_ready();
     tracing::info!(name = %record.name, mountpoint = %root.status.mountpoint.display(), "mounted");
     unserved.served();

@@ -14,6 +14,7 @@ pub mod handle;
 pub mod inode;
 pub mod lease;
 pub mod map;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod priority;

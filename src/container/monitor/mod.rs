@@ -75,6 +75,7 @@ pub fn run(program: &Path, directory: &Path) -> Result<(), RuntimeError> {
     match create(program, &bundle) {
         Ok((created, watched)) => {
             answer(&Answer::Created(created));
+            crate::sys::memory::give_back();
             let_go().map_err(system("let go of", Path::new("the caller")))?;
             serve::serve(&bundle, watched).map_err(system("watch", directory))
         }

@@ -262,7 +262,7 @@ fn end(bundle: &Bundle, mut watched: Watched, mut clients: Vec<Client>) -> io::R
         tracing::warn!(%error, "the last output is not kept");
     }
     let exit = exit_of(&watched)?;
-    bundle.write("exit.json", &exit)?;
+    bundle.write_durable("exit.json", &exit)?;
     let goodbye = Frame::Exit(exit.status).encode();
     // A client that does not read for so long has no use for the status either.
     let patience = Some(std::time::Duration::from_secs(5));

@@ -80,7 +80,12 @@ impl Runtime for External {
 
     fn delete(&self, bundle: &Bundle, force: bool) -> Result<(), RuntimeError> {
         end(bundle, force)?;
-        let id = Self::id(bundle)?;
+        let id = match bundle.record() {
+            Ok(record) => record.id.to_string(),
+            // A bundle that was never finished, or that a power cut left without content.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return clear(bundle),
+            Err(error) => return Err(RuntimeError::system("read", bundle.directory())(error)),
+        };
         if bundle.runtime_root().join(&id).exists() {
             self.run("delete", bundle, &["delete", "--force", &id])?;
         }

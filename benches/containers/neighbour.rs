@@ -1,0 +1,92 @@
+//! How fast a web service answers while its neighbour misbehaves.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::Size;
+use crate::node::{Node, TEMPLATE};
+use crate::support::again_until;
+
+/// A web service, as small as can be.
+const SERVICE: &str = "
+import socket
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('', 80)); s.listen(128)
+body = open('/etc/debian_version','rb').read()
+while True:
+    c, _ = s.accept(); c.recv(4096)
+    c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\n' + body); c.close()
+";
+
+/// What the neighbour does, without end.
+const MISDEEDS: [(&str, &str); 6] = [
+    ("a loop on every processor", "for i in 1 2 3 4; do while :; do :; done & done; wait"),
+    ("a fork bomb", "bomb() { bomb | bomb & }; bomb; while :; do sleep 1 & done"),
+    ("a memory hog", "while :; do head -c 1G /dev/zero | tail -c 1G >/dev/null; done"),
+    (
+        "dirtied page cache",
+        "while :; do dd if=/dev/zero of=/srv/f bs=1M count=400 2>/dev/null; done",
+    ),
+    (
+        "files without end",
+        "i=0; while :; do i=$((i+1)); mkdir -p /srv/$i && (cd /srv/$i && seq 1 2000 | xargs touch); done",
+    ),
+    (
+        "descriptors without end",
+        "python3 -c 'import os\nwhile True:\n  try: [os.open(\"/etc/passwd\", 0) for _ in range(2000000)]\n  except OSError: os.closerange(3, 2000000)'",
+    ),
+];
+
+pub(crate) fn measure(node: &Node, size: &Size) {
+    let service =
+        ["create", "service", TEMPLATE, "--ip", "10.88.0.80", "--", "python3", "-c", SERVICE];
+    node.run(&service);
+    node.run(&["start", "service"]);
+    let address: SocketAddr = ([10, 88, 0, 80], 80).into();
+    again_until("the service answers", || ask(address).is_some());
+    println!(
+        "\n| a web service, while its neighbour … | p50 | p99 | p99 to quiet (mark ≤ 3) |\n|---|---|---|---|"
+    );
+    let requests = size.rounds * 100;
+    let quiet = percentiles(address, requests);
+    let line = |what: &str, (p50, p99): (Duration, Duration)| {
+        println!(
+            "| {what} | {:.2} ms | {:.2} ms | {:.1} |",
+            p50.as_secs_f64() * 1e3,
+            p99.as_secs_f64() * 1e3,
+            p99.as_secs_f64() / quiet.1.as_secs_f64()
+        );
+    };
+    line("is not there", quiet);
+    for (what, script) in MISDEEDS {
+        let limits =
+            ["limits.memory=128MiB", "limits.pids=200", "limits.cpu=1", "limits.disk=1GiB"];
+        let mut words = vec!["create", "hostile", TEMPLATE, "network=none"];
+        words.extend(limits);
+        words.extend(["--", "/bin/sh", "-c", script]);
+        node.run(&words);
+        node.run(&["start", "hostile"]);
+        line(what, percentiles(address, requests));
+        node.run(&["delete", "--force", "hostile"]);
+    }
+    node.run(&["delete", "--force", "service"]);
+}
+
+fn ask(address: SocketAddr) -> Option<Duration> {
+    let begun = Instant::now();
+    let patience = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&address, patience).ok()?;
+    stream.set_read_timeout(Some(patience)).ok()?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.starts_with("HTTP/1.0 200").then(|| begun.elapsed())
+}
+
+fn percentiles(address: SocketAddr, requests: usize) -> (Duration, Duration) {
+    let mut times: Vec<Duration> =
+        (0..requests).map(|_| ask(address).unwrap_or(Duration::from_secs(5))).collect();
+    times.sort_unstable();
+    (times[requests / 2], times[requests * 99 / 100])
+}
