@@ -10,6 +10,9 @@ use super::store::Store;
 use crate::layer::{LayerId, Layers, LayersError, Manifest, Stack};
 use crate::object::ObjectId;
 
+/// Parts of the digests after which what was read of the manifests is given back.
+const LET_GO_EVERY: u8 = 8;
+
 /// The layers of a store that count, opened.
 pub(super) struct References {
     manifests: Vec<Manifest>,
@@ -107,6 +110,14 @@ impl References {
         ids.extend(self.private.get(from..to).unwrap_or_default());
         ids.sort_unstable();
         ids.dedup();
+        // The tables lie in order of the digests: no part is wanted again.
+        if first % LET_GO_EVERY == LET_GO_EVERY - 1 {
+            for manifest in &self.manifests {
+                if let Err(error) = manifest.let_go() {
+                    tracing::debug!(%error, "a manifest stays in memory");
+                }
+            }
+        }
         ids
     }
 
