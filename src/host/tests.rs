@@ -337,6 +337,37 @@ fn a_check_finds_missing_and_altered_objects_and_damaged_manifests() {
 const CRASH_STORE: &str = "MICA_TEST_CRASH_HOST_STORE";
 const COLLECTED_STORE: &str = "MICA_TEST_CRASH_COLLECT_STORE";
 
+/// A template goes, and a collection takes along what it alone had, while a check is at the one
+/// before it, and while it is at that very one.
+#[test]
+fn a_check_beside_a_deletion_finds_nothing_wrong() {
+    for (gone, told) in [("two:1", 1), ("one:1", 1), ("one:1", 2), ("two:1", 4)] {
+        let scratch = Scratch::new();
+        scratch.template("one:1", &["first", "second"]);
+        scratch.template("two:1", &["third", "fourth"]);
+        let asked = std::cell::Cell::new(0);
+        let proceed = || {
+            asked.set(asked.get() + 1);
+            if asked.get() == told {
+                scratch.delete(&[gone], false).expect("unused");
+                assert_eq!(scratch.collect().layers, 1);
+            }
+            true
+        };
+        let watch = Watch { proceed: &proceed, hashed: &|_| {} };
+        let checked = check(&scratch.store, REHASH, &watch).expect("checked");
+        assert!(asked.get() >= told && checked.findings.is_empty(), "{gone}: {checked:?}");
+        // What is missing and needed is told all the same.
+        let left = if gone == "one:1" { "third" } else { "first" };
+        let hex = ObjectId::of(left.as_bytes()).to_string();
+        scratch.damage(left);
+        let path = scratch.store.path().join("objects").join(&hex[..2]).join(&hex[2..]);
+        std::fs::remove_file(path).expect("removed");
+        let checked = check(&scratch.store, REHASH, &Watch::NOBODY).expect("checked");
+        assert!(matches!(checked.findings[..], [Finding::Missing { .. }]), "{checked:?}");
+    }
+}
+
 /// Runs a test of this file as a process that kills itself at `point`.
 fn killed(test: &str, variable: &str, scratch: &Scratch, point: &str) {
     let status = std::process::Command::new(std::env::current_exe().expect("this program"))

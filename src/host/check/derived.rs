@@ -16,23 +16,33 @@ impl Check<'_> {
             Err(source) => {
                 let what = format!("the tree of {owner}");
                 let finding = Finding::Unusable { what, layer: None, source: source.into() };
-                self.checked.findings.push(finding);
+                self.of_stacks.push((stack.id(), finding));
                 return;
             }
         };
-        self.judge(stored, || format!("the tree of {owner} is not what its layers merge to"));
+        self.judge_of(stack, stored, || {
+            format!("the tree of {owner} is not what its layers merge to")
+        });
         let Some(catalog) = catalog else { return };
         match catalog.check_table(&stack.id(), &tree, self.fix) {
             Ok(stored) => {
-                self.judge(stored, || {
+                self.judge_of(stack, stored, || {
                     format!("the reverse index of {owner} does not fit its tree")
                 });
             }
             // Of a tree that was merged just now: it would be a defect, to be told like any other.
             Err(error) => {
                 let what = format!("the reverse index of {owner} cannot be made ({error})");
-                self.checked.findings.push(Finding::Derived { what });
+                self.of_stacks.push((stack.id(), Finding::Derived { what }));
             }
+        }
+    }
+
+    fn judge_of(&mut self, stack: &Stack, stored: Derived, what: impl FnOnce() -> String) {
+        if stored == Derived::Wrong {
+            self.of_stacks.push((stack.id(), Finding::Derived { what: what() }));
+        } else {
+            self.judge(stored, what);
         }
     }
 

@@ -5,6 +5,7 @@
 //! is told.
 
 mod derived;
+mod now;
 mod privates;
 
 use std::collections::HashSet;
@@ -15,7 +16,9 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::host::error::HostError;
 use crate::host::roots::Roots;
 use crate::host::store::{Store, StoreLock};
-use crate::layer::{LayerId, LayerPath, Layers, LayersError, Stack, Template, TemplateName};
+use crate::layer::{
+    LayerId, LayerPath, Layers, LayersError, Stack, StackId, Template, TemplateName,
+};
 use crate::object::{ObjectId, Objects, Verdict};
 
 /// What a check looked at and found wrong.
@@ -169,7 +172,8 @@ pub struct CheckOptions {
 /// Checks every template, every registered root with its private layer, their layers, trees and
 /// reverse indexes, and that each object they name is there.
 ///
-/// `watch` is asked and told between objects.
+/// `watch` is asked and told between objects. Beside it templates and roots may go, and what they
+/// alone had be collected: what is found is true of the store as it is at the end.
 ///
 /// # Errors
 /// Only what keeps the check from being made; what it finds is in the answer.
@@ -205,6 +209,7 @@ pub fn check(
         check.private(&roots, record);
     }
     check.remembered(&records, &catalog);
+    check.judge_by_now(store)?;
     Ok(check.finish())
 }
 
@@ -221,6 +226,7 @@ pub fn check_templates(
     let mut check = Check::begin(store, CheckOptions { rehash: true, fix: true }, watch)?;
     let stacks = check.templates(names)?;
     check.stacks(stacks, None)?;
+    check.judge_by_now(store)?;
     Ok(check.finish())
 }
 
@@ -231,6 +237,8 @@ struct Check<'a> {
     fix: bool,
     watch: &'a Watch<'a>,
     checked: Checked,
+    /// What was found about derived things, with the stack that they are derived from.
+    of_stacks: Vec<(StackId, Finding)>,
     seen_objects: HashSet<ObjectId>,
     _store: StoreLock,
 }
@@ -249,6 +257,7 @@ impl<'a> Check<'a> {
             fix: options.fix,
             watch,
             checked: Checked::default(),
+            of_stacks: Vec::new(),
             seen_objects: HashSet::new(),
             _store: lock,
         })

@@ -4,6 +4,7 @@
 //! what was there when it came by.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
@@ -123,7 +124,14 @@ impl Check<'_> {
                 self.checked.private_files += 1;
                 match upper.read(fd, place.origin, &name.name) {
                     Ok(entry) => {
-                        let object = self.entry(record, upper, &path, &entry);
+                        let object = if self.lost(upper, &entry)
+                            && !is_still(upper, &dir, &place, &name.name, &entry)
+                        {
+                            // Replaced or removed since it was read, and its object collected.
+                            continue;
+                        } else {
+                            self.entry(record, upper, &path, &entry)
+                        };
                         found.extend(object.filter(|_| entry.marks.object.is_some()));
                         if entry.kind == FileKind::Directory {
                             let origin = entry.origin;
@@ -143,6 +151,14 @@ impl Check<'_> {
             }
         }
         Ok(found)
+    }
+
+    /// Whether the object is missing that an entry's content is.
+    fn lost(&self, upper: &Upper, entry: &Entry) -> bool {
+        match upper.bytes(entry) {
+            Ok(Bytes::Object { id, .. }) => self.objects.contains(&id).is_ok_and(|there| !there),
+            Ok(Bytes::Private) | Err(_) => false,
+        }
     }
 
     /// The object that an entry's content is, if that is there.
@@ -184,4 +200,11 @@ impl Check<'_> {
         let (root, reason) = (record.name.clone(), reason.to_owned());
         self.checked.findings.push(Finding::PrivateDamaged { root, path, reason });
     }
+}
+
+/// Whether a name stands for the same inode with the same marks as when it was read.
+fn is_still(upper: &Upper, dir: &impl AsFd, place: &Place, name: &[u8], seen: &Entry) -> bool {
+    let again = inode::open_path(dir, name).ok();
+    let again = again.and_then(|fd| upper.read(fd, place.origin, name).ok());
+    again.is_some_and(|again| again.status.ino == seen.status.ino && again.marks == seen.marks)
 }
