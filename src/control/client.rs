@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use super::descriptors::send;
 use super::{
-    Answer, ControlError, FileToReplace, LINE_LIMIT_BYTES, Outcome, Request, Status, short_name,
+    Answer, ControlError, FORGOTTEN, FileToReplace, LINE_LIMIT_BYTES, Outcome, Request, Status,
+    short_name,
 };
 use crate::fs::DiskUse;
+use crate::object::ObjectId;
 use crate::telemetry::Snapshot;
 
 /// How long an answer may take; unmounting waits for data to reach the disk.
@@ -151,6 +153,20 @@ impl Client {
         Err(unexpected(answer))
     }
 
+    /// Orders [`Request::ForgetObjects`], as often as there are too many for one.
+    ///
+    /// # Errors
+    /// As [`Client::stop`]; then some may be kept.
+    pub fn forget_objects(&mut self, objects: &[ObjectId]) -> Result<(), ControlError> {
+        for objects in objects.chunks(FORGOTTEN) {
+            let answer = self.call(&Request::ForgetObjects { objects: objects.to_vec() })?;
+            if answer != Answer::Forgotten {
+                return Err(unexpected(answer));
+            }
+        }
+        Ok(())
+    }
+
     /// Orders [`Request::Stop`]; on return the process is ending, or already gone: once it
     /// has unmounted, nothing makes it wait for its answer to be read.
     ///
@@ -207,6 +223,7 @@ fn unexpected(answer: Answer) -> ControlError {
         | Answer::Reverted { .. }
         | Answer::Replaced { .. }
         | Answer::Thawed
+        | Answer::Forgotten
         | Answer::Disk(_)
         | Answer::Stopping => {
             ControlError::Protocol(serde_json::Error::custom("an answer to another request"))
@@ -220,7 +237,7 @@ mod tests {
     use std::io::Write;
     use std::os::fd::{AsFd, OwnedFd};
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use super::super::{Server, Service, Socket};
     use super::*;
@@ -229,6 +246,7 @@ mod tests {
     struct Pretended {
         stopped: AtomicBool,
         frozen: Arc<AtomicBool>,
+        forgotten: AtomicUsize,
     }
 
     struct OnDrop<F: FnMut()>(F);
@@ -289,6 +307,11 @@ mod tests {
             Ok(files.into_iter().map(outcome).collect())
         }
 
+        fn forget_objects(&self, objects: &[ObjectId]) -> Result<(), String> {
+            self.forgotten.fetch_add(objects.len(), Ordering::SeqCst);
+            Ok(())
+        }
+
         fn stop(&self, detach: bool) -> Result<(), String> {
             if !detach {
                 return Err("busy: a shell stands in it".to_owned());
@@ -324,6 +347,8 @@ mod tests {
         assert_eq!(client.statistics().expect("statistics").copy_ups, 3);
         assert_eq!(client.revert(b"a/\xff").expect("reverted"), 3);
         assert!(matches!(client.revert(b"b"), Err(ControlError::Refused { .. })));
+        client.forget_objects(&vec![ObjectId::of(b"x"); FORGOTTEN + 1]).expect("forgotten");
+        assert_eq!(service.forgotten.load(Ordering::SeqCst), FORGOTTEN + 1);
         let refused = client.stop(false).expect_err("busy");
         assert_eq!(refused.to_string(), "busy: a shell stands in it");
         client.stop(true).expect("detaches");

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 pub use client::Client;
-pub use protocol::{Answer, FileToReplace, Outcome, REPLACEMENTS, Request, Status};
+pub use protocol::{Answer, FORGOTTEN, FileToReplace, Outcome, REPLACEMENTS, Request, Status};
 pub(crate) use server::bytes;
 pub use server::{Server, Service, Socket};
 

@@ -43,6 +43,12 @@ pub enum Request {
         /// The files.
         files: Vec<FileToReplace>,
     },
+    /// Keep nothing of these objects: they were damaged, and are set aside or whole again. What is
+    /// open stays as it is.
+    ForgetObjects {
+        /// At most [`FORGOTTEN`].
+        objects: Vec<ObjectId>,
+    },
     /// Unmount and end.
     Stop {
         /// Also when files are open: the mount leaves the tree now and ends with its last user.
@@ -76,6 +82,8 @@ pub enum Answer {
         /// One for each file.
         outcomes: Vec<Outcome>,
     },
+    /// To [`Request::ForgetObjects`]: who opens one of them from here on gets what the store has.
+    Forgotten,
     /// To [`Request::Stop`]: unmounted, the process is ending.
     Stopping,
     /// The request was understood and not done.
@@ -87,7 +95,10 @@ pub enum Answer {
 
 /// Files that one [`Request::ReplaceByObjects`] names, at most: a message carries no more than 253
 /// descriptors (unix(7)), and while one is served others wait.
-pub const REPLACEMENTS: usize = 32;
+pub const REPLACEMENTS: usize = 128;
+
+/// Objects that one [`Request::ForgetObjects`] names, at most.
+pub const FORGOTTEN: usize = 500;
 
 /// A private file and the object that its content is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,6 +17,7 @@ use super::{
     short_name,
 };
 use crate::fs::DiskUse;
+use crate::object::ObjectId;
 use crate::telemetry::Snapshot;
 
 /// Connections served at once; one more is closed unanswered.
@@ -69,6 +70,12 @@ pub trait Service: Send + Sync + 'static {
         &self,
         files: Vec<(FileToReplace, OwnedFd)>,
     ) -> Result<Vec<Outcome>, String>;
+
+    /// Keeps nothing of these objects: who opens one from here on gets what the store has.
+    ///
+    /// # Errors
+    /// A sentence that says why it may go on keeping them.
+    fn forget_objects(&self, objects: &[ObjectId]) -> Result<(), String>;
 
     /// Unmounts; the process ends once this returned well.
     ///
@@ -269,6 +276,10 @@ fn converse(stream: &UnixStream, service: &dyn Service) -> io::Result<()> {
                     Err(reason) => Answer::Refused { reason },
                 }
             }
+            Ok(Request::ForgetObjects { objects }) => match service.forget_objects(&objects) {
+                Ok(()) => Answer::Forgotten,
+                Err(reason) => Answer::Refused { reason },
+            },
             Ok(Request::Stop { detach }) => match service.stop(detach) {
                 Ok(()) => Answer::Stopping,
                 Err(reason) => Answer::Refused { reason },

@@ -7,6 +7,7 @@
 
 mod errno;
 mod file;
+mod forget;
 mod gate;
 mod namespace;
 mod open;
@@ -17,7 +18,7 @@ mod refer;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender};
@@ -32,6 +33,7 @@ pub use open::{Backing, BackingFile, Handle, How, OpenRequest, Opened};
 pub use quota::DiskUse;
 pub use refer::Replacement;
 
+use crate::object::ObjectId;
 use crate::sys::process::share_of_descriptors;
 use crate::telemetry::{Counters, Snapshot};
 use crate::union::{Attributes, NodeId, Union};
@@ -66,7 +68,12 @@ pub enum Notice {
     Attributes(NodeId),
     /// This name may stand for another inode now.
     Name(NodeId, Vec<u8>),
+    /// Pages of this inode may hold what is not its content.
+    Content(NodeId),
 }
+
+/// Is told of objects of which nothing may be kept.
+type Forget = Box<dyn Fn(&[ObjectId]) + Send + Sync>;
 
 /// A root.
 pub struct FileSystem {
@@ -86,6 +93,8 @@ pub struct FileSystem {
     /// Of those, how many the kernel was told.
     told: Mutex<u64>,
     telling: Condvar,
+    /// Who else keeps descriptors of objects.
+    forget: OnceLock<Forget>,
 }
 
 impl FileSystem {
@@ -106,6 +115,7 @@ impl FileSystem {
             queued: AtomicU64::new(0),
             told: Mutex::default(),
             telling: Condvar::new(),
+            forget: OnceLock::new(),
         })
     }
 

@@ -3,6 +3,7 @@
 //! The kernel allows one way of opening per inode at a time. `OpenInode` holds which one. Its
 //! lock is not held while content is copied up: others go on opening, reading and closing.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -139,6 +140,16 @@ impl State {
         self.passthrough_writers = self.passthrough_writers.saturating_sub(u32::from(file.write));
         if self.passthrough == 0 {
             self.backing = None;
+        }
+    }
+}
+
+impl OpenInode {
+    /// Keeps no descriptor of `objects`.
+    pub(super) fn forget(&self, objects: &HashSet<ObjectId>) {
+        let mut served = self.served.lock();
+        if served.object.as_ref().is_some_and(|(id, _)| objects.contains(id)) {
+            served.object = None;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Putting objects in the place of private files, beside everything else that goes on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::open::{Backing, Served};
 use super::{FileSystem, FsError, Notice};
@@ -10,6 +10,9 @@ use crate::union::{ObjectContent, PrivatePlace, ReferError, UnionError};
 
 /// How long a replacement waits for changes that began before it; nobody waits longer for it.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How often it is asked whether somebody waits for a file that is to be replaced.
+const ASK_EVERY: Duration = Duration::from_millis(2);
 
 /// A private file to be replaced.
 pub struct Replacement {
@@ -28,12 +31,16 @@ impl FileSystem {
     /// Whoever reads one of them goes on reading the old inode; who opens one after the last of
     /// those has closed it gets the object. The next write copies it up again.
     pub fn replace_by_objects(&self, files: Vec<Replacement>) -> Vec<Result<(), ReferError>> {
-        let mut answers = self.note_all(&files);
+        let (mut answers, on_the_way) = self.note_all(&files);
         let mut files: Vec<Option<Replacement>> = files.into_iter().map(Some).collect();
+        let mut asked = Instant::now();
         for at in 0..files.len() {
-            // A writer that waits for one of the later ones goes on now.
-            for waiting in &mut files {
-                drop(waiting.take_if(|file| !file.lease.holds()));
+            if asked.elapsed() >= ASK_EVERY {
+                // A writer that waits for one of the later ones goes on now.
+                for waiting in &mut files {
+                    drop(waiting.take_if(|file| !file.lease.holds()));
+                }
+                asked = Instant::now();
             }
             let (Some(file), Some(answer)) = (files.get_mut(at), answers.get_mut(at)) else {
                 break;
@@ -43,17 +50,21 @@ impl FileSystem {
                 *answer = file.map_or(Err(ReferError::InUse), |file| self.replace_by_object(&file));
             }
         }
+        for place in &on_the_way {
+            self.union.leave(place);
+        }
         answers
     }
 
-    /// Writes all references into the log at once: what it costs is waiting for the disk.
-    fn note_all(&self, files: &[Replacement]) -> Vec<Result<(), ReferError>> {
-        let mut references = Vec::new();
+    /// Writes all references into the log at once: what it costs is waiting for the disk. Returns
+    /// also what was looked up, to be left: until then no directory on the way is read again.
+    fn note_all(&self, files: &[Replacement]) -> (Vec<Result<(), ReferError>>, Vec<PrivatePlace>) {
+        let (mut references, mut on_the_way) = (Vec::new(), Vec::new());
         let mut noted: Vec<Result<(), ReferError>> = Vec::new();
         for file in files {
             noted.push(self.union.private_place(&file.path).map(|place| {
                 references.push(self.union.reference(&place, &file.object));
-                self.union.leave(&place);
+                on_the_way.push(place);
             }));
         }
         if let Err(error) = self.union.note_references(&references) {
@@ -63,7 +74,7 @@ impl FileSystem {
                 *noted = Err(UnionError::Host(errno).into());
             }
         }
-        noted
+        (noted, on_the_way)
     }
 
     fn replace_by_object(&self, file: &Replacement) -> Result<(), ReferError> {

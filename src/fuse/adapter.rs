@@ -59,7 +59,7 @@ const WANTED: [InitFlags; 8] = [
 /// Serves a [`FileSystem`] to the kernel.
 pub(super) struct Adapter {
     fs: Arc<FileSystem>,
-    backings: Backings,
+    backings: Arc<Backings>,
     want_passthrough: bool,
 }
 
@@ -90,7 +90,10 @@ impl<'a> From<(INodeNo, &'a OsStr)> for At<'a> {
 
 impl Adapter {
     pub(super) fn new(fs: Arc<FileSystem>, want_passthrough: bool) -> Self {
-        Self { fs, backings: Backings::new(), want_passthrough }
+        let backings = Arc::new(Backings::new());
+        let kept = Arc::clone(&backings);
+        fs.when_objects_are_forgotten(move |objects| kept.forget(objects));
+        Self { fs, backings, want_passthrough }
     }
 
     /// Runs one request. A panic answers EIO to it alone: the dropped reply does.

@@ -47,6 +47,8 @@ struct Table {
     inodes: HashMap<NodeId, OfInode>,
     /// `None`: refused.
     files: HashMap<Handle, (NodeId, Option<Arc<BackingId>>)>,
+    /// How often objects were forgotten.
+    forgotten: u64,
 }
 
 /// What open files of one inode have been answered with. The kernel takes passthrough for all of
@@ -61,7 +63,8 @@ impl Backings {
     pub(super) fn new() -> Self {
         let capacity = NonZeroUsize::new(IDLE).expect("the constant is not zero");
         let objects = LruCache::new(capacity);
-        let table = Table { objects, inodes: HashMap::new(), files: HashMap::new() };
+        let (inodes, files) = (HashMap::new(), HashMap::new());
+        let table = Table { objects, inodes, files, forgotten: 0 };
         Self { table: Mutex::new(table) }
     }
 
@@ -84,9 +87,13 @@ impl Backings {
                 Key::Private(serial)
             }
         };
-        if let Some(known) = self.table.lock().known(handle, id, key) {
-            return Ok(known);
-        }
+        let forgotten = {
+            let mut table = self.table.lock();
+            if let Some(known) = table.known(handle, id, key) {
+                return Ok(known);
+            }
+            table.forgotten
+        };
         // A disk that is slow to open a file holds up nobody else.
         let file = open()?;
         let mut table = self.table.lock();
@@ -102,12 +109,23 @@ impl Backings {
             }
         };
         counters.backings_registered.hit();
+        // Not what was opened before its object was forgotten.
         if let Key::Object(object) = key
+            && table.forgotten == forgotten
             && table.objects.push(object, Arc::clone(&fresh)).is_some()
         {
             counters.backings_evicted.hit();
         }
         Ok(table.answer(handle, id, key, fresh))
+    }
+
+    /// Keeps no registration of these objects but for inodes that are open with one.
+    pub(super) fn forget(&self, objects: &[ObjectId]) {
+        let mut table = self.table.lock();
+        table.forgotten += 1;
+        for object in objects {
+            table.objects.pop(object);
+        }
     }
 
     /// Lets go of what an open file used.

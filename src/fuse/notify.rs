@@ -57,6 +57,7 @@ fn tell(fs: &FileSystem, kernel: &Notifier, notice: &Notice) {
     let told = match notice {
         // A negative offset forgets attributes and keeps pages.
         Notice::Attributes(id) => kernel.inval_inode(INodeNo(id.get()), -1, 0),
+        Notice::Content(id) => kernel.inval_inode(INodeNo(id.get()), 0, 0),
         Notice::Name(dir, name) => kernel.inval_entry(INodeNo(dir.get()), OsStr::from_bytes(name)),
     };
     fs.counters().notifications.hit();

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use super::error::HostError;
 use super::references::References;
+use super::referred;
 use super::store::Store;
 use crate::layer::{Layers, Stack, StackId};
 use crate::object::Objects;
@@ -53,6 +54,10 @@ pub fn collect(
     proceed: &dyn Fn(u8) -> bool,
 ) -> Result<Collected, HostError> {
     let _store = store.share()?;
+    if !dry_run {
+        // Objects that files have let go of since.
+        referred::tidy(store)?;
+    }
     let objects = Objects::open(store.path())?;
     let layers = Layers::open(store.path())?;
     // From here on no import that ends takes its pins along.

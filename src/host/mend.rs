@@ -72,6 +72,10 @@ pub fn mend(
         }
     }
     staging.finish()?;
+    if !dry_run && !wanted.altered.is_empty() {
+        // Mounts may keep the altered ones ready.
+        super::recall::recall(store, &wanted.altered);
+    }
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     Ok(Mended {
         objects: count(back.objects.len()),

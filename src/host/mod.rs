@@ -23,6 +23,8 @@ pub mod mount_table;
 pub mod mountpoint;
 mod nearest;
 pub mod options;
+mod pace;
+mod recall;
 mod refer;
 mod references;
 pub mod referred;

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -16,6 +17,10 @@ use super::roots::{RootRecord, Roots};
 use super::store::Store;
 use crate::object::ObjectId;
 use crate::private::refs::{self, Reference};
+use crate::private::{LEAST_LINES, PrivateLayer};
+
+/// How long a root at rest is locked to be looked through: less than a mount waits for it.
+const TIDY_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Notes in the registry that files of a root are about to refer to these objects; durable on
 /// return.
@@ -31,6 +36,72 @@ pub(super) fn note(
     let entries: Vec<Reference> = objects.map(|object| Reference { object, ino: 0 }).collect();
     let name = Roots::references_name(&record.id);
     refs::append(roots.dir(), &name, &entries).map_err(HostError::system("write", name))
+}
+
+/// As [`note`], for several roots at once: what it costs is waiting for the disk, which takes as long
+/// for one.
+///
+/// # Errors
+/// [`HostError::System`]; then no file of any of them may.
+pub(super) fn note_all(
+    roots: &Roots,
+    notes: &[(RootRecord, Vec<ObjectId>)],
+) -> Result<(), HostError> {
+    if let [(record, objects)] = notes {
+        return note(roots, record, objects.iter().copied());
+    }
+    let mut written = false;
+    for (record, objects) in notes {
+        let entries: Vec<Reference> =
+            objects.iter().map(|object| Reference { object: *object, ino: 0 }).collect();
+        let name = Roots::references_name(&record.id);
+        let appended = refs::append_undurably(roots.dir(), &name, &entries)
+            .map_err(HostError::system("write", name))?;
+        written |= appended.is_some();
+    }
+    if written {
+        // Logs and their names. An error since `roots` was opened is told here (syncfs(2)).
+        rustix::fs::syncfs(roots.dir())
+            .map_err(|errno| HostError::system("make durable", "roots")(errno))?;
+    }
+    Ok(())
+}
+
+/// Drops from the registry's log what no file of a root refers to any more: `objects` are all that
+/// do. Whoever calls this holds the lock of the private directory, and has since before it looked.
+pub(super) fn tidied(roots: &Roots, record: &RootRecord, objects: &HashSet<ObjectId>) {
+    let name = Roots::references_name(&record.id);
+    match refs::compact(roots.dir(), &name, &|line| objects.contains(&line.object)) {
+        Ok(gone) => tracing::debug!(gone, root = %record.name, "dropped references to objects"),
+        Err(error) => {
+            tracing::warn!(%error, name, "the log of references stays as long as it is");
+        }
+    }
+}
+
+/// Shortens the logs of every root that is at rest, as far as that is worth it.
+///
+/// # Errors
+/// [`HostError::System`] if the registry cannot be read; a root that cannot be looked at is left.
+pub(super) fn tidy(store: &Store) -> Result<(), HostError> {
+    let roots = Roots::open(store)?;
+    for record in roots.list()? {
+        let Some(private) = &record.private else { continue };
+        let long = std::fs::metadata(private.join(refs::NAME))
+            .is_ok_and(|log| log.len() >= LEAST_LINES * refs::LINE_BYTES as u64);
+        if !long || record.living().is_some() {
+            continue;
+        }
+        // In use, or not there: another time.
+        let Ok(Some(stack)) = PrivateLayer::recorded_stack(private) else { continue };
+        let Ok(layer) = PrivateLayer::open(private, &stack) else { continue };
+        match layer.tidy_references(TIDY_PATIENCE) {
+            Ok(Some(objects)) => tidied(&roots, &record, &objects),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, root = %record.name, "its log stays as it is"),
+        }
+    }
+    Ok(())
 }
 
 /// Copies what the private directory of a root refers to into the registry, as far as that does

@@ -19,7 +19,7 @@ use crate::fs::{DiskUse, FileSystem};
 use crate::fuse;
 use crate::layer::template::default_shared_paths;
 use crate::layer::{LayerPath, Layers, Stack};
-use crate::object::ObjectReader;
+use crate::object::{ObjectId, ObjectReader};
 use crate::private::{PrivateError, PrivateLayer};
 use crate::sys::process::allow_descriptors;
 use crate::sys::signal::Termination;
@@ -33,7 +33,7 @@ const SERVING_THREADS: usize = 4;
 /// How long a freeze waits for changes that began before it.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a revert waits for the kernel to forget.
+/// How long a revert, or a scrub that found damage, waits for the kernel to forget.
 const TELL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a mount waits for the lock on its private directory, and how often it tries.
@@ -152,6 +152,7 @@ pub fn serve(spec: &MountSpec, ready: &mut dyn FnMut(&Ready)) -> Result<(), Host
     unserved.served();
     let ended = mount.run();
     tracing::info!(name = %record.name, "unmounted");
+    root.tidy(&roots, &record);
     // First the private directory is free, then nobody answers, then the record says so: at
     // each step the next mount of this root either finds it in use or can have it.
     root.let_go();
@@ -369,6 +370,17 @@ impl ServedRoot {
         drop(self.file_system.lock().take());
     }
 
+    /// Shortens the logs of references, which grow with every file that is shared.
+    fn tidy(&self, roots: &Roots, record: &RootRecord) {
+        let file_system = self.file_system.lock().clone();
+        let Some(file_system) = file_system.filter(|_| record.private.is_some()) else { return };
+        match file_system.tidy_references() {
+            Ok(Some(objects)) => referred::tidied(roots, record, &objects),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the log of references stays as long as it is"),
+        }
+    }
+
     fn unmount(&self, detach: bool) -> Result<(), HostError> {
         mountpoint::unmount(&self.status.mountpoint, self.device.as_deref(), detach)
     }
@@ -428,6 +440,16 @@ impl Service for ServedRoot {
         let file_system = self.file_system.lock().clone();
         let Some(file_system) = file_system else { return Err("the root is gone".to_owned()) };
         Ok(refer::replace(&file_system, files))
+    }
+
+    fn forget_objects(&self, objects: &[ObjectId]) -> Result<(), String> {
+        let file_system = self.file_system.lock().clone();
+        let Some(file_system) = file_system else { return Err("the root is gone".to_owned()) };
+        let forgotten = file_system.forget_objects(objects);
+        if !file_system.await_told(TELL_PATIENCE) {
+            tracing::warn!("the kernel takes long to forget what was damaged");
+        }
+        forgotten.map_err(|error| format!("pages of it may stay in memory: {error}"))
     }
 
     fn stop(&self, detach: bool) -> Result<(), String> {

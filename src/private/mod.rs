@@ -13,6 +13,7 @@ pub mod marks;
 mod record;
 pub mod refs;
 mod stage;
+mod tidy;
 mod whiteout;
 
 use std::collections::HashSet;
@@ -29,6 +30,7 @@ use rustix::io::Errno;
 pub use look::PrivateView;
 pub use record::PrivateRecord;
 pub use stage::{NewInode, Staged};
+pub(crate) use tidy::LEAST_LINES;
 
 use crate::layer::Stack;
 use crate::sys::{acl, durable, inode};

@@ -5,21 +5,24 @@
 //! appended to; a torn last line belongs to a reference that was never made. Format:
 //! docs/FORMAT.md, "Private layer".
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::object::ObjectId;
+use crate::sys::durable;
 
 /// Its name in a private directory.
 pub const NAME: &str = "refs";
 
 const DIGEST_DIGITS: usize = 64;
-const LINE_BYTES: usize = DIGEST_DIGITS + 1 + 16 + 1;
+pub(crate) const LINE_BYTES: usize = DIGEST_DIGITS + 1 + 16 + 1;
 
 /// One reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,23 +39,96 @@ pub struct Reference {
 /// # Errors
 /// Those of the file system; then nothing may refer to these objects.
 pub fn append(dir: impl AsFd, name: &str, entries: &[Reference]) -> io::Result<()> {
-    if entries.is_empty() {
+    let dir = dir.as_fd();
+    let Some(Appended { log, fresh }) = append_undurably(dir, name, entries)? else {
         return Ok(());
+    };
+    log.sync_all()?;
+    if fresh {
+        rustix::fs::fsync(dir)?;
+    }
+    Ok(())
+}
+
+/// Lines that are in a log, and not yet on its disk.
+pub struct Appended {
+    log: File,
+    /// The log was made for them.
+    fresh: bool,
+}
+
+/// As [`append`], but for making it durable: who writes to many logs of one disk does that once for
+/// all of them, by syncfs(2). None if there was nothing to append.
+///
+/// # Errors
+/// Those of the file system; then nothing may refer to these objects.
+pub fn append_undurably(
+    dir: impl AsFd,
+    name: &str,
+    entries: &[Reference],
+) -> io::Result<Option<Appended>> {
+    if entries.is_empty() {
+        return Ok(None);
     }
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = dir.as_fd();
-    let mut log = File::from(rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?);
-    // Two may append to the same one; the lock goes with the descriptor.
-    rustix::io::retry_on_intr(|| rustix::fs::flock(&log, FlockOperation::LockExclusive))?;
+    let mut log = locked(dir.as_fd(), name, flags)?;
     let end = log.seek(SeekFrom::End(0))?;
     let torn = end % LINE_BYTES as u64;
     let text: String = entries.iter().map(line).collect();
     log.write_all_at(text.as_bytes(), end - torn)?;
-    log.sync_all()?;
-    if end == 0 {
-        rustix::fs::fsync(dir)?;
+    Ok(Some(Appended { log, fresh: end == 0 }))
+}
+
+/// Opens a log and locks it: two may append to the same one, and another may put a shorter one in
+/// its place. The lock goes with the descriptor.
+fn locked(dir: BorrowedFd<'_>, name: &str, flags: OFlags) -> io::Result<File> {
+    loop {
+        let log = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&log, FlockOperation::LockExclusive))?;
+        let mine = rustix::fs::fstat(&log)?;
+        match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(there) if (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino) => {
+                return Ok(File::from(log));
+            }
+            // Replaced while we waited for the lock.
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
     }
-    Ok(())
+}
+
+/// Puts a log in the place of `name` that names each of its references once, and only those that
+/// `keep` says yes to; returns how many lines went. Nothing is done, durably on return otherwise,
+/// if that would not make it shorter by half: what is rewritten so takes no longer, over the life of
+/// a log, than what was appended.
+///
+/// A cut leaves the one or the other, whole. Who appends meanwhile waits.
+///
+/// # Errors
+/// `InvalidData` for a damaged log; those of the file system. The log is as it was then.
+pub fn compact(dir: impl AsFd, name: &str, keep: &dyn Fn(&Reference) -> bool) -> io::Result<usize> {
+    let dir = dir.as_fd();
+    let mut log = match locked(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC) {
+        Ok(log) => log,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error),
+    };
+    let all = parse_all(&mut log)?;
+    let mut seen = HashSet::new();
+    let left: Vec<Reference> = all
+        .iter()
+        .filter(|reference| keep(reference) && seen.insert(**reference))
+        .copied()
+        .collect();
+    let gone = all.len() - left.len();
+    if gone == 0 || gone < left.len() {
+        return Ok(0);
+    }
+    let text: String = left.iter().map(line).collect();
+    // Whole and durable before it has the name; the lock on the old one is held until then, and
+    // who waited for it finds another file under the name.
+    durable::write_file(dir, OsStr::new(name), text.as_bytes(), durable::Existing::Replace)?;
+    Ok(gone)
 }
 
 /// Reads the log `name` in `dir`; nothing if there is none.
@@ -66,6 +142,10 @@ pub fn read(dir: impl AsFd, name: &str) -> io::Result<Vec<Reference>> {
         Err(Errno::NOENT) => return Ok(Vec::new()),
         Err(errno) => return Err(errno.into()),
     };
+    parse_all(&mut log)
+}
+
+fn parse_all(log: &mut File) -> io::Result<Vec<Reference>> {
     let mut bytes = Vec::new();
     log.read_to_end(&mut bytes)?;
     let (lines, _torn) = bytes.as_chunks::<LINE_BYTES>();

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::{PrivateLayer, marks};
@@ -30,6 +30,8 @@ pub struct NewInode<'a> {
     pub size: u64,
     /// Modification time to keep; `None`: now.
     pub mtime: Option<(i64, u32)>,
+    /// Access time of a regular file, if that is to be another than its modification time.
+    pub atime: Option<(i64, u32)>,
     /// Host attributes, marks included: name, value.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
@@ -49,13 +51,42 @@ impl PrivateLayer {
     /// # Errors
     /// The host's errno; nothing is left behind.
     pub fn stage(&self, new: &NewInode<'_>) -> Result<Staged<'_>, Errno> {
-        let staged = self.make(new)?;
-        if new.size > 0 {
-            rustix::fs::ftruncate(inode::reopen(staged.fd(), OFlags::WRONLY)?, new.size)?;
+        if new.kind == FileKind::Regular {
+            return self.stage_hole(new);
         }
+        let staged = self.make(new)?;
         dress(staged.fd(), new)?;
         if new.kind == FileKind::CharDevice && new.rdev == 0 {
             marks::set(staged.fd(), marks::RDEV, b"0:0")?;
+        }
+        Ok(staged)
+    }
+
+    /// Makes a regular file by way of a descriptor that is open: each step through the path of one
+    /// that is not costs a lookup, and of these files there are many.
+    fn stage_hole(&self, new: &NewInode<'_>) -> Result<Staged<'_>, Errno> {
+        let name = self.temporary_name();
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let private = Mode::RUSR | Mode::WUSR;
+        let file = rustix::fs::openat(self.work(), name.as_slice(), flags, private)?;
+        // From here on it is removed if anything fails.
+        let mut staged = Staged { layer: self, name, fd: None, directory: false, named: false };
+        staged.fd = Some(inode::open_path(self.work(), &staged.name)?);
+        if new.size > 0 {
+            rustix::fs::ftruncate(&file, new.size)?;
+        }
+        if new.uid != 0 || new.gid != 0 {
+            let (uid, gid) = (Uid::from_raw(new.uid), Gid::from_raw(new.gid));
+            rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+        }
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(new.mode & 0o7777))?;
+        for (name, value) in &new.xattrs {
+            rustix::fs::fsetxattr(&file, name.as_slice(), value, XattrFlags::empty())?;
+        }
+        if let Some(mtime) = new.mtime {
+            let time = inode::timespec(new.atime.unwrap_or(mtime));
+            let times = Timestamps { last_access: time, last_modification: inode::timespec(mtime) };
+            rustix::fs::futimens(&file, &times)?;
         }
         Ok(staged)
     }

@@ -5,7 +5,9 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// True if no writable descriptor or mapping of `file` exists anywhere.
 ///
@@ -56,6 +58,17 @@ impl ReadLease {
         unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_GETLEASE) != libc::F_UNLCK }
     }
 
+    /// Gives the lease back if somebody waits for it, whoever else is about to use it: from then on
+    /// it does not hold. Returns whether it did.
+    pub fn give_back_if_wanted(&self) -> bool {
+        let wanted = !self.holds();
+        if wanted {
+            // Broken by force already: then there is nothing to give back.
+            let _given_back = set(self.0.as_fd(), libc::F_UNLCK);
+        }
+        wanted
+    }
+
     /// True if nobody else has the file open or mapped, for reading either; from here on who opens
     /// it waits. A write lease is refused otherwise (fcntl(2), "Leases").
     #[must_use]
@@ -83,6 +96,31 @@ fn set(file: BorrowedFd<'_>, lease: libc::c_int) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+static WANTED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note_wanted(_signal: libc::c_int) {
+    WANTED.store(true, Ordering::Relaxed);
+}
+
+/// Notes from now on that some lease of this process is wanted, for [`a_lease_was_wanted`], where
+/// SIGIO would end the process otherwise.
+pub fn notice_lease_breaks() {
+    // SAFETY: all-zero bytes are a valid sigaction: no flags, an empty mask, SIG_DFL.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    action.sa_sigaction = note_wanted as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: `action` is a whole sigaction whose handler only stores to an atomic, which is
+    // async-signal-safe; the old action is not asked for.
+    let answer = unsafe { libc::sigaction(libc::SIGIO, &raw const action, std::ptr::null_mut()) };
+    debug_assert_eq!(answer, 0, "SIGIO may be handled");
+}
+
+/// True if the kernel has asked for a lease of this process back since the last call. That it has
+/// not is no proof: whoever ignores the signal meanwhile hides it.
+pub fn a_lease_was_wanted() -> bool {
+    WANTED.swap(false, Ordering::Relaxed)
+}
+
 /// Ignores SIGIO, which the kernel sends to a lease holder and whose default ends the process.
 pub fn ignore_lease_breaks() {
     // SAFETY: SIG_IGN is a valid disposition and installs no handler.
@@ -103,6 +141,27 @@ mod tests {
         assert!(!nobody_can_write(&reader));
         drop(writer);
         assert!(nobody_can_write(&reader));
+    }
+
+    #[test]
+    fn another_thread_gives_a_lease_back_that_a_writer_waits_for() {
+        use std::os::unix::fs::OpenOptionsExt;
+        ignore_lease_breaks();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, b"x").unwrap();
+        let lease = ReadLease::take(OwnedFd::from(std::fs::File::open(&path).unwrap())).unwrap();
+        assert!(!lease.give_back_if_wanted() && lease.holds());
+        let open = || {
+            let mut options = std::fs::File::options();
+            options.write(true).custom_flags(libc::O_NONBLOCK).open(&path)
+        };
+        open().unwrap_err();
+        std::thread::scope(|scope| {
+            assert!(scope.spawn(|| lease.give_back_if_wanted()).join().unwrap());
+        });
+        drop(open().unwrap());
+        assert!(!lease.holds(), "what was given back never holds again");
     }
 
     #[test]

@@ -216,6 +216,7 @@ impl Union {
             target,
             size: if inode.kind == FileKind::Regular { inode.size } else { 0 },
             mtime: Some((inode.mtime.secs, inode.mtime.nanos)),
+            atime: None,
             xattrs,
         })
     }

@@ -166,6 +166,7 @@ pub(super) fn newborn<'a>(
         target: entry.target(),
         size: 0,
         mtime: None,
+        atime: None,
         xattrs: Vec::new(),
     };
     let status = inode::status(directory)?;

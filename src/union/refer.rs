@@ -6,16 +6,19 @@
 //! touched. Its number, name and metadata stay. Nothing here proves that nobody writes: the
 //! caller holds the lease and everything back that changes the root.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rustix::fs::RenameFlags;
 
 use super::copy_up::keeping_times;
 use super::node::{HostInode, Pinned};
 use super::{Content, Node, NodeId, ObjectContent, Place, Union, UnionError};
-use crate::layer::{FileKind, LayerPath};
+use crate::layer::{FileKind, LayerPath, TreeIno};
+use crate::object::ObjectId;
 use crate::private::NewInode;
 use crate::private::listing::UpperKind;
 use crate::private::marks::{self, ObjectMark};
@@ -93,6 +96,49 @@ impl Union {
         }
     }
 
+    /// Every number whose content is one of `objects`.
+    ///
+    /// # Errors
+    /// Those of a damaged tree.
+    pub fn holders_of(&self, objects: &HashSet<ObjectId>) -> Result<Vec<NodeId>, UnionError> {
+        let mut holders = Vec::new();
+        for ino in (1..=self.tree.len()).filter_map(TreeIno::new) {
+            let inode = self.tree.inode(ino)?;
+            let object =
+                if inode.kind == FileKind::Regular { self.tree.object(&inode)? } else { None };
+            if object.is_some_and(|object| objects.contains(&object)) {
+                holders.push(NodeId::tree(ino));
+            }
+        }
+        // What was looked at is not to stay in memory.
+        if let Err(error) = self.tree.let_go() {
+            tracing::debug!(%error, "the tree's pages stay mapped");
+        }
+        let table = self.table.read();
+        let holds = |object: &ObjectContent| objects.contains(&object.id);
+        for (id, node) in &table.nodes {
+            if matches!(node.content(), Content::Object(object) if holds(&object)) {
+                holders.push(*id);
+            }
+        }
+        holders.extend(
+            table.superseded.iter().filter(|(_, old)| holds(&old.object)).map(|(id, _)| *id),
+        );
+        Ok(holders)
+    }
+
+    /// As [`PrivateLayer::tidy_references`](crate::private::PrivateLayer::tidy_references).
+    ///
+    /// # Errors
+    /// The host's errno.
+    pub fn tidy_references(
+        &self,
+        patience: Duration,
+    ) -> Result<Option<HashSet<ObjectId>>, UnionError> {
+        let Some(private) = &self.private else { return Ok(None) };
+        Ok(private.tidy_references(patience)?)
+    }
+
     /// The reference that [`Union::refer`] will make of the file at `place`, for the log.
     pub fn reference(&self, place: &PrivatePlace, object: &ObjectContent) -> Reference {
         Reference { object: object.id, ino: place.node.ino }
@@ -126,11 +172,6 @@ impl Union {
         let private = self.private()?;
         let fd = self.descriptor(node)?;
         let staged = private.stage(&self.reference_to(node, &fd, &status, &object)?)?;
-        inode::set_times(
-            staged.fd(),
-            inode::timespec(status.atime),
-            inode::timespec(status.mtime),
-        )?;
         let fresh = inode::status(staged.fd())?;
         let parent_fd = self.descriptor(parent)?;
         let mut directory = self.directory(parent)?;
@@ -216,6 +257,7 @@ impl Union {
             target: b"",
             size: object.size,
             mtime: Some(status.mtime),
+            atime: Some(status.atime),
             xattrs,
         })
     }

@@ -13,8 +13,8 @@ use crate::support::{
 const FILES: [&str; 4] = ["usr/lib/a", "usr/lib/b", "usr/lib/c", "usr/lib/deep/d"];
 
 /// Everything by which one of the processes changes a disk.
-const STEPS: &str = "inject=mkdirat,openat,write,pwrite64,ftruncate,fsync,fdatasync,syncfs,\
-                     rename,renameat,renameat2,mknodat,fsetxattr,setxattr,lsetxattr,utimensat,\
+pub(crate) const STEPS: &str = "inject=mkdirat,openat,write,pwrite64,ftruncate,fsync,fdatasync,syncfs,\
+                     rename,renameat,renameat2,mknodat,fchmod,fchown,linkat,fsetxattr,setxattr,lsetxattr,utimensat,\
                      unlinkat,unlink,ioctl,sendmsg,sendto";
 
 fn content(file: usize) -> Vec<u8> {

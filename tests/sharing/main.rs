@@ -7,6 +7,7 @@
 
 mod alike;
 mod cuts;
+mod logs;
 mod race;
 mod stage;
 #[path = "../support/mod.rs"]

@@ -9,6 +9,7 @@ use mica::object::ObjectId;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+use crate::support::MountOptions;
 use crate::support::{Disk, DiskFormat, Scratch, Succeed};
 use crate::{Desk, content};
 
@@ -67,6 +68,49 @@ fn what_is_damaged_is_set_aside_and_everyone_who_has_it_named() {
     assert_eq!((status, &last["found"]), (Some(0), &json!([])));
     assert_eq!(fs::read_dir(desk.store.path().join("quarantine")).unwrap().count(), 0);
     assert_eq!(fs::read(root.path().join("usr/lib/a")).unwrap(), content(1));
+}
+
+/// What a mount keeps ready is a registration with the kernel, pages of its own, or a descriptor to
+/// serve reads from: one for each way of opening.
+#[test]
+fn a_mount_lets_go_of_what_it_keeps_of_a_damaged_object() {
+    let desk = Desk::new("scrub-recall");
+    let passing = desk.root("web1");
+    let cached = desk.store.mount(
+        "base:1",
+        &desk.scratch.mountpoint("web2"),
+        &MountOptions::private(&desk.scratch.path().join("web2.private")).passthrough(false),
+    );
+    let paths = [("usr/lib/a", 1), ("etc/c", 3)];
+    let roots = [passing.path(), cached.path()];
+    let read = |root: &Path, path: &str| fs::read(root.join(path));
+    for (root, (path, seed)) in roots.iter().flat_map(|root| paths.map(|of| (root, of))) {
+        assert_eq!(read(root, path).unwrap(), content(seed));
+    }
+    let open = fs::File::open(cached.path().join("usr/lib/a")).unwrap();
+    let mut byte = [0];
+    open.read_exact_at(&mut byte, 0).unwrap();
+    desk.flip(1);
+    desk.flip(3);
+    let (status, _) = desk.scrub(&[]);
+    assert_eq!(status, Some(1));
+    for (root, (path, _)) in roots.iter().flat_map(|root| paths.map(|of| (root, of))) {
+        let error = read(root, path).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{path} of {root:?}");
+    }
+    assert!(open.read_exact_at(&mut byte, 200_000).is_err(), "served from here, so it is noticed");
+    drop(open);
+    // And of altered ones that are replaced in one step.
+    let tree = desk.tree.to_str().unwrap().to_owned();
+    desk.store.mica(["template", "check", "base:1", "--fix", &tree]).succeed();
+    for (root, (path, seed)) in roots.iter().flat_map(|root| paths.map(|of| (root, of))) {
+        assert!(read(root, path).unwrap() == content(seed), "{path} of {root:?}");
+    }
+    desk.flip(1);
+    desk.store.mica(["template", "check", "base:1", "--fix", &tree]).succeed();
+    for root in roots {
+        assert!(read(root, "usr/lib/a").unwrap() == content(1), "{root:?}");
+    }
 }
 
 #[test]

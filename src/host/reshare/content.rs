@@ -1,35 +1,36 @@
 //! Reading files that nobody writes: a lease first, then every byte, asking all the while whether
-//! somebody waits.
+//! it still holds.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use rustix::fs::{Advice, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::candidates::Candidate;
-use super::pace::{Go, Pace};
 use crate::catalog::Identity;
+use crate::host::pace::{Go, Pace};
 use crate::object::{Digest, ObjectId, Reading};
 use crate::sys::cache::resident_bytes;
 use crate::sys::inode;
 use crate::sys::lease::ReadLease;
 use crate::union::upper::Upper;
 
-/// Bytes read at a time: hashed on all processors, or politely on one.
-const PIECE_BYTES: usize = 1 << 20;
-const POLITE_PIECE_BYTES: usize = 256 << 10;
+/// Bytes read at a time: what stays in a processor's cache until it is hashed, and of the longest
+/// files as many as are worth hashing on all processors.
+const PIECE_BYTES: usize = 256 << 10;
+const LARGE_PIECE_BYTES: usize = 4 << 20;
+/// From here on a file is long.
+const LARGE_BYTES: u64 = 64 << 20;
 /// Bytes of the beginning and of the end that tell most files apart.
 const SAMPLE_BYTES: usize = 4096;
-/// How often it is asked whether somebody waits for a lease.
-const ASK_EVERY: Duration = Duration::from_millis(4);
 
 /// A private file under a lease.
 #[derive(Debug)]
 pub(super) struct Leased {
     pub(super) file: Candidate,
-    pub(super) lease: ReadLease,
+    pub(super) lease: Arc<ReadLease>,
     /// Bytes of it that were in memory before it was read.
     pub(super) resident_bytes: u64,
 }
@@ -74,7 +75,7 @@ pub(super) fn lease(upper: &Upper, file: Candidate) -> Result<Leased, GaveUp> {
         return Err(GaveUp::Changed);
     }
     let resident_bytes = resident_bytes(lease.as_fd()).unwrap_or(0);
-    Ok(Leased { file, lease, resident_bytes })
+    Ok(Leased { file, lease: Arc::new(lease), resident_bytes })
 }
 
 fn identity_of(lease: &ReadLease) -> Option<Identity> {
@@ -84,24 +85,16 @@ fn identity_of(lease: &ReadLease) -> Option<Identity> {
 }
 
 /// Reads and hashes a leased file: its name as an object, and its 512-byte units of data.
-///
-/// `still` is asked every few milliseconds: leases on other files may be wanted back.
 pub(super) fn hash(
     leased: &Leased,
     buffer: &mut Vec<u8>,
     pace: &Pace,
-    still: &mut dyn FnMut(),
 ) -> Result<(ObjectId, u64), GaveUp> {
-    let polite = pace.is_limited();
-    buffer.resize(if polite { POLITE_PIECE_BYTES } else { PIECE_BYTES }, 0);
+    let long = !pace.is_limited() && leased.file.identity.size >= LARGE_BYTES;
+    buffer.resize(if long { LARGE_PIECE_BYTES } else { PIECE_BYTES }, 0);
     let mut reading = Reading::default();
-    let mut asked = Instant::now();
     loop {
         loop {
-            if asked.elapsed() >= ASK_EVERY {
-                still();
-                asked = Instant::now();
-            }
             if !leased.lease.holds() {
                 return Err(GaveUp::InUse);
             }
@@ -112,7 +105,7 @@ pub(super) fn hash(
             }
         }
         let filled =
-            fill(&leased.lease, buffer, reading.len_bytes()).map_err(|_| GaveUp::Failed)?;
+            fill(&*leased.lease, buffer, reading.len_bytes()).map_err(|_| GaveUp::Failed)?;
         let piece = buffer.get(..filled).unwrap_or_default();
         reading.take(piece).map_err(|_| GaveUp::Failed)?;
         pace.spend(u64::try_from(filled).unwrap_or(u64::MAX));
@@ -122,7 +115,7 @@ pub(super) fn hash(
     }
     if leased.resident_bytes == 0 {
         // Read for us alone: what others have in memory is worth more.
-        let _dropped = rustix::fs::fadvise(&leased.lease, 0, None, Advice::DontNeed);
+        let _dropped = rustix::fs::fadvise(&*leased.lease, 0, None, Advice::DontNeed);
     }
     if reading.len_bytes() != leased.file.identity.size || !leased.lease.holds() {
         return Err(GaveUp::Changed);
@@ -168,8 +161,8 @@ impl io::Read for Watched<'_> {
         if !self.leased.lease.holds() {
             return Err(io::Error::from(io::ErrorKind::ResourceBusy));
         }
-        let len = buffer.len().min(PIECE_BYTES);
-        let filled = fill(&self.leased.lease, buffer.get_mut(..len).unwrap_or_default(), self.at)?;
+        let len = buffer.len().min(LARGE_PIECE_BYTES);
+        let filled = fill(&*self.leased.lease, buffer.get_mut(..len).unwrap_or_default(), self.at)?;
         self.at += u64::try_from(filled).unwrap_or(u64::MAX);
         Ok(filled)
     }

@@ -10,7 +10,8 @@ mod apply;
 mod background;
 mod candidates;
 mod content;
-mod pace;
+mod keeper;
+mod readers;
 mod run;
 mod sift;
 
@@ -20,8 +21,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use crate::host::pace::Pace;
 pub use background::{Background, Rhythm};
-pub use pace::Pace;
 pub use run::reshare;
 
 use super::roots::{ResharePolicy, RootRecord};

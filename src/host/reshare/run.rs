@@ -1,14 +1,21 @@
 //! One run: group by group, each file under a lease from before it is read until it is replaced.
+//!
+//! Readers hash ([`super::readers`]) while this thread decides, makes objects, and has files replaced
+//! many at a time: what a replacement costs is waiting for the disk, and a disk takes as long for
+//! one as for thousands.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use rustix::fs::AtFlags;
 
-use super::apply::{apply, batch};
+use super::apply::apply;
 use super::candidates::{Candidate, Filter, Known, walk};
-use super::content::{GaveUp, Leased, Watched, hash, lease};
+use super::content::{GaveUp, Leased, Watched};
+use super::keeper::Keeper;
+use super::readers::{self, Done, Reader, Task};
 use super::{Member, Report, RootReport, Wanted, sift};
 use crate::catalog::{Catalog, Identity};
 use crate::control::Outcome;
@@ -18,17 +25,17 @@ use crate::host::store::Store;
 use crate::layer::Layers;
 use crate::layer::template::default_shared_paths;
 use crate::object::{ObjectError, ObjectId, ObjectReader, Objects, Put, Staging};
-use crate::sys::lease::ignore_lease_breaks;
+use crate::sys::lease::notice_lease_breaks;
 use crate::sys::process::{allow_descriptors, share_of_descriptors};
 use crate::union::upper::Upper;
 use crate::union::{ObjectContent, SharedSet};
 
-/// Files under a lease at once, at most; a quarter of the descriptors of this process, if that
-/// is less.
-const LEASES: NonZeroUsize = NonZeroUsize::new(512).expect("the constant is not zero");
-/// How long files wait under their leases for others to be replaced with them: making objects
-/// durable takes as long for many as for one.
-const DUE: Duration = Duration::from_millis(500);
+/// Files under a lease at once, at most; a half of the descriptors of this process, if that is less.
+const LEASES: NonZeroUsize = NonZeroUsize::new(8192).expect("the constant is not zero");
+/// The same where others are to be left alone.
+const POLITE_LEASES: NonZeroUsize = NonZeroUsize::new(512).expect("the constant is not zero");
+/// How long files wait under their leases for others to be replaced with them.
+const DUE: Duration = Duration::from_secs(1);
 /// Longer files are copied as a stream, which ends as soon as a writer waits.
 const STREAMED_BYTES: u64 = 64 << 20;
 
@@ -45,7 +52,7 @@ pub(super) struct Ready {
 /// until then stays replaced, and a second run does the rest.
 pub fn reshare(store: &Store, wanted: &Wanted<'_>) -> Result<Report, HostError> {
     // A writer that comes while a lease is held would end this process otherwise.
-    ignore_lease_breaks();
+    notice_lease_breaks();
     allow_descriptors();
     let began = Instant::now();
     let _store = store.share()?;
@@ -70,6 +77,11 @@ pub fn reshare(store: &Store, wanted: &Wanted<'_>) -> Result<Report, HostError> 
     let staging = if wanted.dry_run { None } else { Some(objects.begin()?) };
     let (sizes, known) = sift::by_size(store, &layers, &reader, found)?;
     let before = known.of_roots.values().flatten().copied().collect();
+    let leases = if wanted.pace.is_limited() {
+        share_of_descriptors(8, POLITE_LEASES)
+    } else {
+        share_of_descriptors(2, LEASES)
+    };
     let mut run = Run {
         before,
         store,
@@ -82,13 +94,28 @@ pub fn reshare(store: &Store, wanted: &Wanted<'_>) -> Result<Report, HostError> 
         learnt: vec![HashMap::new(); members.len()],
         ready: Vec::new(),
         pending: HashMap::new(),
+        waiting: 0,
         new: HashSet::new(),
-        buffer: Vec::new(),
         since: Instant::now(),
-        leases: share_of_descriptors(4, LEASES).get(),
+        leases: leases.get(),
         report,
     };
-    let shared = run.all(&reader, sizes);
+    let keeper = Keeper::default();
+    let shared = std::thread::scope(|scope| {
+        scope.spawn(|| keeper.run());
+        let (ask, tasks) = channel::unbounded();
+        let (tell, done) = channel::unbounded();
+        for _ in 0..readers::count(wanted.pace) {
+            let (tasks, done) = (tasks.clone(), tell.clone());
+            let (members, pace, keeper) = (&members[..], wanted.pace, &keeper);
+            let reader = Reader { members, pace, keeper, tasks, done };
+            scope.spawn(move || reader.run());
+        }
+        drop((tasks, tell));
+        let shared = run.all(Source { reader: &reader, sizes }, &ask, &done);
+        keeper.end();
+        shared
+    });
     run.ready.clear();
     run.pending.clear();
     if let Some(staging) = run.staging.take() {
@@ -168,95 +195,154 @@ struct Run<'a> {
     /// By root: what files hashed to in this run.
     learnt: Vec<HashMap<Identity, ObjectId>>,
     ready: Vec<Ready>,
-    /// Content that one root alone has been found to hold so far.
-    pending: HashMap<ObjectId, Vec<Ready>>,
+    /// Content that one root alone has been found to hold so far, by the number of its group.
+    pending: HashMap<u64, HashMap<ObjectId, Vec<Ready>>>,
+    /// How many files that are.
+    waiting: usize,
     /// Objects that containers had before this run.
     before: HashSet<ObjectId>,
     /// Objects that this run made.
     new: HashSet<ObjectId>,
-    buffer: Vec<u8>,
     /// When nothing was ready last.
     since: Instant,
     leases: usize,
     report: Report,
 }
 
+/// What is to be read, in this order: what wins most comes first.
+struct Source<'a> {
+    reader: &'a ObjectReader,
+    sizes: BTreeMap<u64, Vec<Candidate>>,
+}
+
+/// Files that readers have, and those that come next.
+#[derive(Default)]
+struct Queue {
+    next: std::collections::VecDeque<Task>,
+    groups: u64,
+    /// By group: files that have not been read yet.
+    left: HashMap<u64, usize>,
+    /// Files that readers have.
+    away: usize,
+}
+
+impl Queue {
+    fn add(&mut self, group: Vec<Candidate>) {
+        let number = self.groups;
+        self.groups += 1;
+        self.left.insert(number, group.len());
+        self.next.extend(group.into_iter().map(|file| Task { file, group: number }));
+    }
+
+    /// Notes that a file of `group` was read; true if it was the last.
+    fn is_last(&mut self, group: u64) -> bool {
+        let Some(left) = self.left.get_mut(&group) else { return false };
+        *left = left.saturating_sub(1);
+        let last = *left == 0;
+        if last {
+            self.left.remove(&group);
+        }
+        last
+    }
+}
+
 impl Run<'_> {
     fn all(
         &mut self,
-        reader: &ObjectReader,
-        mut sizes: BTreeMap<u64, Vec<Candidate>>,
+        mut source: Source<'_>,
+        ask: &Sender<Task>,
+        done: &Receiver<Done>,
     ) -> Result<(), HostError> {
         let mut hashes: HashMap<Identity, ObjectId> = HashMap::new();
         for of_root in &self.remembered {
             hashes.extend(of_root);
         }
-        // What wins most comes first.
-        while let Some((size, files)) = sizes.pop_last() {
-            self.flush_if_due()?;
-            let (ready, pending) = (&mut self.ready, &mut self.pending);
-            let lost = &mut self.report.skipped.in_use;
-            let mut still = || *lost += let_go_of_wanted(ready, pending);
-            let sift = sift::Sift { members: self.members, reader, known: &self.known };
-            let groups = sift.groups(&hashes, size, files, &mut still);
-            for group in groups {
-                for file in group {
-                    self.flush_if_due()?;
-                    if !self.read(file)? {
-                        return Ok(());
-                    }
+        // As many as are read while a batch is replaced.
+        let most = if self.wanted.pace.is_limited() { 2 } else { (self.leases / 4).max(1) };
+        let mut queue = Queue::default();
+        loop {
+            let held = self.wanted.pace.is_paused() || self.wanted.pace.is_stopped();
+            while !held && queue.away < most && self.fill(&mut queue, &mut source, &hashes) {
+                let Some(task) = queue.next.pop_front() else { break };
+                // Readers end after this does.
+                if ask.send(task).is_ok() {
+                    queue.away += 1;
                 }
-                // Nobody else has these.
-                self.pending.clear();
             }
+            if queue.away == 0 {
+                self.flush()?;
+                if !held {
+                    return Ok(());
+                }
+                // Nobody waits for what is not held any more.
+                self.pending.clear();
+                self.waiting = 0;
+                if !self.wanted.pace.wait() {
+                    return Ok(());
+                }
+                continue;
+            }
+            match done.recv_timeout(DUE / 4) {
+                Ok(done) => self.take(done, &mut queue)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.flush(),
+            }
+            self.flush_if_due()?;
         }
-        self.flush()
     }
 
-    /// Reads one file, and again after each pause; false if all is to end.
-    fn read(&mut self, file: Candidate) -> Result<bool, HostError> {
-        let Some(member) = self.members.get(file.root) else { return Ok(true) };
-        loop {
-            if self.wanted.pace.is_paused() || self.wanted.pace.is_stopped() {
-                self.flush()?;
-                self.pending.clear();
-                if !self.wanted.pace.wait() {
-                    return Ok(false);
-                }
-            }
-            let read = lease(&member.upper, file.clone()).and_then(|leased| {
-                let (ready, pending) = (&mut self.ready, &mut self.pending);
-                let lost = &mut self.report.skipped.in_use;
-                let mut still = || *lost += let_go_of_wanted(ready, pending);
-                let hashed = hash(&leased, &mut self.buffer, self.wanted.pace, &mut still)?;
-                Ok((leased, hashed))
-            });
-            match read {
-                Ok((leased, (id, blocks))) => {
-                    self.report.hashed_bytes += file.identity.size;
-                    if let Some(learnt) = self.learnt.get_mut(file.root) {
-                        learnt.insert(file.identity, id);
-                    }
-                    let object = ObjectContent { id, size: file.identity.size, blocks };
-                    self.found(Ready { leased, object })?;
-                    return Ok(true);
-                }
-                Err(GaveUp::Held) => {}
-                Err(why) => {
-                    let skipped = &mut self.report.skipped;
-                    match why {
-                        GaveUp::InUse => skipped.in_use += 1,
-                        GaveUp::Changed => skipped.changed += 1,
-                        GaveUp::Failed | GaveUp::Held => skipped.unreadable += 1,
-                    }
-                    return Ok(true);
-                }
+    /// Sees to it that something comes next; false if nothing does.
+    fn fill(
+        &mut self,
+        queue: &mut Queue,
+        source: &mut Source<'_>,
+        hashes: &HashMap<Identity, ObjectId>,
+    ) -> bool {
+        while queue.next.is_empty() {
+            let Some((size, files)) = source.sizes.pop_last() else { return false };
+            let sift =
+                sift::Sift { members: self.members, reader: source.reader, known: &self.known };
+            for group in sift.groups(hashes, size, files) {
+                queue.add(group);
             }
         }
+        true
+    }
+
+    /// Takes in what a reader has read; what it was told not to is read again later.
+    fn take(&mut self, done: Done, queue: &mut Queue) -> Result<(), HostError> {
+        queue.away -= 1;
+        let Done { task, read } = done;
+        let group = task.group;
+        match read {
+            Ok((leased, id, blocks)) => {
+                let file = &leased.file;
+                self.report.hashed_bytes += file.identity.size;
+                if let Some(learnt) = self.learnt.get_mut(file.root) {
+                    learnt.insert(file.identity, id);
+                }
+                let object = ObjectContent { id, size: file.identity.size, blocks };
+                self.found(group, Ready { leased, object })?;
+            }
+            Err(GaveUp::Held) => {
+                queue.next.push_front(task);
+                return Ok(());
+            }
+            Err(GaveUp::InUse) => self.report.skipped.in_use += 1,
+            Err(GaveUp::Changed) => self.report.skipped.changed += 1,
+            Err(GaveUp::Failed) => self.report.skipped.unreadable += 1,
+        }
+        if queue.is_last(group) {
+            // Nobody else has these.
+            let gone = self.pending.remove(&group).unwrap_or_default();
+            let gone: usize = gone.values().map(Vec::len).sum();
+            self.waiting = self.waiting.saturating_sub(gone);
+        }
+        Ok(())
     }
 
     /// Decides what becomes of a file whose content is known.
-    fn found(&mut self, mut ready: Ready) -> Result<(), HostError> {
+    fn found(&mut self, group: u64, mut ready: Ready) -> Result<(), HostError> {
         let (id, size) = (ready.object.id, ready.object.size);
         let of_template = self.known.of_templates.get(&size).and_then(|known| known.get(&id));
         if let Some(blocks) = of_template {
@@ -269,15 +355,18 @@ impl Run<'_> {
         if self.known.has_root(size, &id) {
             return self.offer(vec![ready]);
         }
-        let alike = self.pending.entry(id).or_default();
+        let pending = self.pending.entry(group).or_default();
+        let alike = pending.entry(id).or_default();
         alike.push(ready);
         let first = alike.first().map(|ready| ready.leased.file.root);
         if alike.iter().any(|ready| Some(ready.leased.file.root) != first) {
-            let alike = self.pending.remove(&id).unwrap_or_default();
+            let alike = pending.remove(&id).unwrap_or_default();
+            self.waiting = self.waiting.saturating_sub(alike.len() - 1);
             self.known.of_roots.entry(size).or_default().insert(id);
             return self.offer(alike);
         }
-        self.bound()
+        self.wait_for_its_like();
+        Ok(())
     }
 
     /// Takes in files of one content, whose object is made if the store does not have it.
@@ -338,11 +427,17 @@ impl Run<'_> {
         if self.ready.len() >= self.leases / 2 {
             self.flush()?;
         }
-        let pending: usize = self.pending.values().map(Vec::len).sum();
-        if pending >= self.leases / 2 {
-            self.pending.clear();
-        }
         Ok(())
+    }
+
+    /// Takes in a file that may find its like later, and lets go of all of them when they are too
+    /// many: the next run finds what this one misses by it.
+    fn wait_for_its_like(&mut self) {
+        self.waiting += 1;
+        if self.waiting >= self.leases / 4 {
+            self.pending.clear();
+            self.waiting = 0;
+        }
     }
 
     /// Replaces everything that is ready, if that has waited long enough.
@@ -357,7 +452,7 @@ impl Run<'_> {
 
     /// Replaces everything that is ready.
     fn flush(&mut self) -> Result<(), HostError> {
-        self.report.skipped.in_use += let_go_of_wanted(&mut self.ready, &mut self.pending);
+        self.report.skipped.in_use += let_go_of_wanted(&mut self.ready);
         let mut by_root: BTreeMap<usize, Vec<Ready>> = BTreeMap::new();
         for ready in self.ready.drain(..) {
             by_root.entry(ready.leased.file.root).or_default().push(ready);
@@ -369,18 +464,19 @@ impl Run<'_> {
             // Whole and durable before anything refers to it.
             staging.publish()?;
         }
-        for (root, mut ready) in by_root {
-            let Some(member) = self.members.get(root) else { continue };
-            while !ready.is_empty() {
-                let chunk: Vec<Ready> = ready.drain(..batch(&ready)).collect();
-                let outcomes = if self.wanted.dry_run {
-                    vec![Outcome::Replaced; chunk.len()]
-                } else {
-                    apply(self.store, &self.roots, member, &chunk)?
-                };
-                for (ready, outcome) in chunk.iter().zip(outcomes) {
-                    self.account(member, ready, outcome);
-                }
+        let outcomes = if self.wanted.dry_run {
+            let all = |ready: &Vec<Ready>| vec![Outcome::Replaced; ready.len()];
+            by_root.iter().map(|(root, ready)| (*root, all(ready))).collect()
+        } else {
+            let threads = readers::count(self.wanted.pace);
+            apply(self.store, &self.roots, self.members, &by_root, threads)?
+        };
+        for (root, outcomes) in outcomes {
+            let (Some(member), Some(ready)) = (self.members.get(root), by_root.get(&root)) else {
+                continue;
+            };
+            for (ready, outcome) in ready.iter().zip(outcomes) {
+                self.account(member, ready, outcome);
             }
         }
         Ok(())
@@ -460,8 +556,8 @@ fn is_no_space(error: &ObjectError) -> bool {
         if source.kind() == std::io::ErrorKind::StorageFull)
 }
 
-/// Lets go of leases that a writer waits for; returns how many.
-fn let_go_of_wanted(ready: &mut Vec<Ready>, pending: &mut HashMap<ObjectId, Vec<Ready>>) -> u64 {
+/// Leaves out files whose lease a writer wanted back; returns how many.
+fn let_go_of_wanted(ready: &mut Vec<Ready>) -> u64 {
     let mut lost = 0;
     let mut keep = |ready: &Ready| {
         let holds = ready.leased.lease.holds();
@@ -469,9 +565,6 @@ fn let_go_of_wanted(ready: &mut Vec<Ready>, pending: &mut HashMap<ObjectId, Vec<
         holds
     };
     ready.retain(&mut keep);
-    for alike in pending.values_mut() {
-        alike.retain(&mut keep);
-    }
     lost
 }
 

@@ -12,8 +12,9 @@ use crate::host::{referred, roots::Roots};
 use crate::layer::{LayerId, Layers};
 use crate::object::{Digest, ObjectId, ObjectReader};
 
-/// Files of this length are read whole at once: their sample would be all of it.
-const SAMPLED_BYTES: u64 = 8192;
+/// Files of this length are read whole at once: a disk gives all of them with their beginning, and
+/// what is read whole is remembered.
+const SAMPLED_BYTES: u64 = 64 << 10;
 
 /// Candidates by size, the longest last, those alone that may find a partner by their size.
 pub(super) fn by_size(
@@ -84,14 +85,11 @@ pub(super) struct Sift<'a> {
 
 impl Sift<'_> {
     /// Groups of files of one size that may be the same, each with at least one possible partner.
-    ///
-    /// `still` is called between files: leases on others may be wanted back.
     pub(super) fn groups(
         &self,
         hashes: &HashMap<Identity, ObjectId>,
         size: u64,
         files: Vec<Candidate>,
-        still: &mut dyn FnMut(),
     ) -> Vec<Vec<Candidate>> {
         let Self { members, reader, known } = *self;
         let files = with_hashes(files, known, hashes);
@@ -111,7 +109,6 @@ impl Sift<'_> {
             known.of_roots.get(&size).into_iter().flatten().filter_map(sampled).collect();
         let mut groups: BTreeMap<Digest, Vec<Candidate>> = BTreeMap::new();
         for file in files {
-            still();
             let Some(member) = members.get(file.root) else { continue };
             // What went meanwhile is nobody's partner either.
             if let Ok(sample) = sample_of(&member.upper, &file) {

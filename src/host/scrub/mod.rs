@@ -6,7 +6,6 @@
 //! scrub goes on behind the last object that is noted, reads a few again, and still knows what was
 //! set aside.
 
-mod pace;
 mod repair;
 mod state;
 
@@ -20,13 +19,14 @@ use rustix::fs::{FlockOperation, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::error::HostError;
+use super::pace::{Go, Pace};
+use super::recall::recall;
 use super::references::References;
 use super::store::Store;
 use crate::layer::Layers;
 use crate::object::{Damage, DiskReader, Examined, ObjectId, Objects, crash_point};
 use crate::sys::priority::give_way;
 use crate::sys::verity::{self, Sealed};
-use pace::Pace;
 pub(super) use state::FILE as NOTES;
 use state::{Notebook, State};
 
@@ -136,7 +136,8 @@ struct Scrub<'a> {
     layers: Layers,
     state: State,
     notebook: Notebook,
-    pace: Pace<'a>,
+    pace: Pace,
+    proceed: &'a (dyn Fn(ScrubProgress) -> bool + Sync),
     done: Scrubbed,
     _alone: OwnedFd,
     _shared: super::store::StoreLock,
@@ -182,7 +183,8 @@ impl<'a> Scrub<'a> {
             objects,
             state,
             notebook,
-            pace: Pace::new(options.bytes_per_second, proceed),
+            pace: Pace::limited(options.bytes_per_second.map_or(0, NonZeroU64::get)),
+            proceed,
             done,
             _alone: alone,
             _shared: shared,
@@ -219,8 +221,21 @@ impl<'a> Scrub<'a> {
     fn object(&mut self, id: &ObjectId, reader: &mut DiskReader) -> Result<bool, HostError> {
         let bytes = id.digest().as_bytes();
         self.done.progress.position = u16::from_be_bytes([bytes[0], bytes[1]]);
-        let (pace, progress) = (&mut self.pace, self.done.progress);
-        let examined = self.objects.examine(id, reader, &mut |piece| pace.read(piece, progress))?;
+        let (pace, proceed, progress) = (&self.pace, self.proceed, self.done.progress);
+        let mut go_on = |piece| {
+            pace.spend(piece);
+            loop {
+                if !proceed(progress) {
+                    return false;
+                }
+                match pace.next() {
+                    Go::On => return true,
+                    Go::Soon => {}
+                    Go::No => return false,
+                }
+            }
+        };
+        let examined = self.objects.examine(id, reader, &mut go_on)?;
         let len_bytes = match examined {
             None => return Ok(false),
             Some(Examined::Missing) => 0,
@@ -232,6 +247,9 @@ impl<'a> Scrub<'a> {
             }
             Some(Examined::Damaged(suspect)) => {
                 if self.dry_run || self.objects.quarantine(&suspect)? {
+                    if !self.dry_run {
+                        recall(self.store, &[*id]);
+                    }
                     self.found(*id, Some(suspect.damage().clone()));
                 }
                 suspect.len_bytes()
@@ -301,6 +319,11 @@ impl<'a> Scrub<'a> {
                 }
             };
             crash_point("repaired");
+            // Somebody may have opened one of them just before it was set aside.
+            let whole: Vec<ObjectId> = back.keys().copied().collect();
+            if !whole.is_empty() {
+                recall(self.store, &whole);
+            }
             for found in &mut self.done.found {
                 found.repaired_from = back.get(&found.object).cloned();
             }

@@ -1,4 +1,4 @@
-//! How fast, and whether now: what holds a re-share back.
+//! How fast, and whether now: what holds a re-share or a scrub back.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::sys::priority::idle_io;
 /// Sleeps are no longer than this: who is asked to stop, or to give a lease back, does it soon.
 const SLICE: Duration = Duration::from_millis(10);
 
-/// Holds a re-share back; shared with who may pause or stop it.
+/// Holds a re-share or a scrub back; shared with who may pause or stop it.
 #[derive(Debug, Default)]
 pub struct Pace {
     /// Bytes to read in a second; 0: as fast as it goes.
