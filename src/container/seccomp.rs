@@ -1,9 +1,11 @@
 //! The system calls that a container may make: the list that docker and podman use by default.
 //!
-//! Everything else answers `EPERM`, clone3(2) `ENOSYS` (so that libraries fall back to clone(2),
-//! whose flags a filter can read). What a capability allows is added with the capability.
+//! Everything else answers `EPERM`, clone3(2) and keyrings `ENOSYS` (so that programs fall back to
+//! clone(2), whose flags a filter can read, or do without). What a capability allows is added with the capability.
 
 use serde_json::{Value, json};
+
+use super::config::RuntimeChoice;
 
 const ALWAYS: &str = "accept accept4 access adjtimex alarm bind brk cachestat capget capset chdir chmod chown chown32 \
 clock_adjtime clock_adjtime64 clock_getres clock_getres_time64 clock_gettime clock_gettime64 clock_nanosleep \
@@ -47,7 +49,7 @@ const WITH_CAPABILITY: &[(&str, &str)] = &[
     (
         "SYS_ADMIN",
         "bpf clone fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount \
-         open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare",
+         open_tree perf_event_open pivot_root quotactl quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare",
     ),
     ("SYS_BOOT", "reboot"),
     ("SYS_CHROOT", "chroot"),
@@ -68,8 +70,8 @@ const NAMESPACES: u64 = 0x7E02_0000;
 /// vsock(7): a way past the network namespace, to the hypervisor.
 const AF_VSOCK: u64 = 40;
 
-/// The filter for an init with these capabilities, as `linux.seccomp` of a bundle.
-pub(super) fn profile(capabilities: &[&str]) -> Value {
+/// The filter for an init with these capabilities, as `linux.seccomp` of a bundle for `runtime`.
+pub(super) fn profile(capabilities: &[&str], runtime: &RuntimeChoice) -> Value {
     let mut syscalls = vec![json!({"names": words(ALWAYS), "action": "SCMP_ACT_ALLOW"})];
     for (capability, names) in WITH_CAPABILITY {
         if capabilities.contains(capability) {
@@ -89,15 +91,24 @@ pub(super) fn profile(capabilities: &[&str]) -> Value {
         "args": [{"index": 0, "value": AF_VSOCK, "op": "SCMP_CMP_NE"}],
     }));
     if !capabilities.contains(&"SYS_ADMIN") {
+        // The specification's reference, runc, has the mask in `value`; libcontainer 0.7 has it in
+        // `valueTwo`, and a mask of nothing would let every flag pass.
+        let (value, value_two) = match runtime {
+            RuntimeChoice::Embedded => (0, NAMESPACES),
+            RuntimeChoice::External(_) => (NAMESPACES, 0),
+        };
         syscalls.push(json!({
             "names": ["clone"],
             "action": "SCMP_ACT_ALLOW",
-            "args": [{"index": 0, "value": NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}],
+            "args": [
+                {"index": 0, "value": value, "valueTwo": value_two, "op": "SCMP_CMP_MASKED_EQ"},
+            ],
         }));
     }
-    // One answer for all, so that no library learns to rely on clone3 here.
-    syscalls
-        .push(json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSYS}));
+    // One answer for all, so that no library learns to rely on clone3 here. Without keyrings a
+    // container runtime inside does without; one that may not have them gives up.
+    let absent = ["clone3", "add_key", "keyctl", "request_key"];
+    syscalls.push(json!({"names": absent, "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSYS}));
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": libc::EPERM,

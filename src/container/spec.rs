@@ -58,7 +58,7 @@ impl CgroupPlace {
             CgroupDirectory {
                 name: name.to_string_lossy().into_owned(),
                 path: hierarchy.mountpoint.join(relative),
-                ours: hierarchy.is_delegated() && layout.hierarchies().len() > 1,
+                ours: hierarchy.is_passed_over() && layout.hierarchies().len() > 1,
             }
         };
         let directories = layout.hierarchies().iter().map(directory).collect();
@@ -231,7 +231,7 @@ fn describe(inputs: &Inputs<'_>, user: &User, binds: &mut Vec<Bind>) -> Result<V
         rules = vec![json!({"allow": true, "access": "rwm"})];
     } else {
         rules.insert(0, json!({"allow": false, "access": "rwm"}));
-        linux["seccomp"] = seccomp::profile(&names);
+        linux["seccomp"] = seccomp::profile(&names, &config.runtime);
         linux["maskedPaths"] = json!([
             "/proc/acpi",
             "/proc/asound",
@@ -360,6 +360,12 @@ fn mounts(inputs: &Inputs<'_>, binds: &mut Vec<Bind>) -> Result<Vec<Value>, Spec
         let name = known.name.as_str();
         let target = if name.is_empty() { cgroup.to_owned() } else { cgroup.join(name) };
         list.push(bind(&known.path, &target, &options));
+    }
+    if config.nesting && inputs.range.is_some() {
+        // In a user namespace the kernel mounts a proc or sysfs for a container inside only if one is
+        // seen whole already: the usual places have masks. All that is masked belongs to the host's root.
+        list.push(mount("/dev/.mica/proc", "proc", &["nosuid", "noexec", "nodev"]));
+        list.push(mount("/dev/.mica/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]));
     }
     if system_kind {
         list.push(mount("/run", "tmpfs", &["nosuid", "nodev", "strictatime", "mode=755"]));

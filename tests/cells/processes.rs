@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use mica::container::cgroup::{Cgroup, CgroupError, CpuQuota, Holds, Layout, Limits};
+use mica::container::cgroup::{
+    Cgroup, CgroupError, Controller, CpuQuota, Delegation, Holds, Layout, Limits, Version,
+};
 
 use crate::group::Parent;
 use crate::support::{Scratch, Succeed, again_until};
@@ -84,7 +86,7 @@ fn the_root_of_a_container_makes_groups_and_cannot_touch_its_limits() {
     let parent = Parent::here();
     let group = parent.group("owned");
     let (uid, gid) = (1_234_567, 1_234_567);
-    group.delegate(uid, gid).unwrap();
+    group.delegate(uid, gid, Delegation::Held).unwrap();
     let as_tenant = |script: &str| {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=1234567", "--regid=1234567", "--clear-groups", "sh", "-c", script]);
@@ -94,7 +96,8 @@ fn the_root_of_a_container_makes_groups_and_cannot_touch_its_limits() {
         let outer = hierarchy.mountpoint.join(group.path().as_str());
         let inside = outer.join("inside");
         let made = as_tenant(&format!("mkdir {}/init.scope", inside.display()));
-        assert_eq!(made, hierarchy.is_delegated(), "{}", inside.display());
+        let given = hierarchy.may_be_given(Delegation::Held);
+        assert_eq!(made, given, "{}", inside.display());
         assert!(!as_tenant(&format!("mkdir {}/x", outer.display())));
         for directory in [&outer, &inside] {
             for entry in fs::read_dir(directory).unwrap() {
@@ -102,13 +105,70 @@ fn the_root_of_a_container_makes_groups_and_cannot_touch_its_limits() {
                 let name = path.file_name().unwrap().to_string_lossy().into_owned();
                 let own = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "tasks"];
                 let named = own.contains(&&*name) || name == "init.scope";
-                let theirs =
-                    hierarchy.is_delegated() && (path == inside || directory == &inside && named);
+                let theirs = given && (path == inside || directory == &inside && named);
                 let writable = as_tenant(&format!("test -w {}", path.display()));
                 assert_eq!(writable, theirs, "{}", path.display());
             }
         }
     }
+}
+
+#[test]
+fn a_group_that_a_tenant_makes_frees_nobody_from_a_limit_and_keeps_nobody_alive() {
+    let parent = Parent::here();
+    let group = parent.group("nested");
+    let (uid, gid) = (1_234_568, 1_234_568);
+    group.delegate(uid, gid, Delegation::Held).unwrap();
+    let limits = Limits {
+        memory_bytes: Some(64 << 20),
+        swap_bytes: Some(0),
+        pids: Some(12),
+        cpu_quota: Some(CpuQuota::from_thousandths(100).unwrap()),
+        ..Limits::default()
+    };
+    group.hold(&limits);
+    let inside = |controller| {
+        let hierarchy = parent.layout.with(controller).expect("this host has it");
+        assert_eq!(hierarchy.version, Version::V1, "files are of v1");
+        hierarchy.mountpoint.join(group.inside_path().trim_start_matches('/')).join("own")
+    };
+    let [pids, memory, cpu, freezer, devices] = [
+        Controller::Pids,
+        Controller::Memory,
+        Controller::Cpu,
+        Controller::Freezer,
+        Controller::Devices,
+    ]
+    .map(inside);
+    let script = format!(
+        "mkdir {pids} {memory} {cpu} {freezer} {devices}
+        for g in {pids} {memory} {cpu} {freezer} {devices}; do echo 0 > $g/cgroup.procs || exit 9; done
+        echo max > {pids}/pids.max; echo -1 > {memory}/memory.limit_in_bytes
+        echo 1000000 > {cpu}/cpu.cfs_quota_us 2>/dev/null && echo lifted; echo 1 > {memory}/memory.oom_control
+        echo a > {devices}/devices.allow 2>/dev/null && echo lifted
+        perl -e '$x = q(x) x (128 << 20); print qq(lifted\n)'; echo hog $?
+        echo FROZEN > {freezer}/freezer.state",
+        pids = pids.display(),
+        memory = memory.display(),
+        cpu = cpu.display(),
+        freezer = freezer.display(),
+        devices = devices.display(),
+    );
+    let begin = "setpriv --reuid=1234568 --regid=1234568 --clear-groups sh -c";
+    let mut child = group.run(&format!("exec {begin} '{}'", script.replace('\'', "'\\''")));
+    let state = || fs::read_to_string(freezer.join("freezer.state")).unwrap_or_default();
+    again_until("it has frozen itself", || state().trim() == "FROZEN");
+    assert!(group.usage().unwrap().oom_kills.is_some_and(|kills| kills > 0), "nobody was killed");
+    group.kill_all().unwrap();
+    again_until("it is dead", || !child.is_running());
+    let said = std::io::read_to_string(child.0.stdout.take().unwrap()).unwrap();
+    assert_eq!(said, "hog 137\n");
+    // Nor does its own larger number of processes count.
+    let bomb = "for i in $(seq 40); do sleep 100 & done; wait";
+    let script = format!("echo 0 > {0}/cgroup.procs; {bomb}", pids.display());
+    let _bomb = group.run(&script);
+    again_until("it has all it can get", || group.usage().unwrap().pids.unwrap() >= 11);
+    assert!(group.processes().unwrap().len() <= 12);
 }
 
 /// The cgroup2 tree of this host as if it were all there is.

@@ -74,11 +74,12 @@ fn attempts(secret_pid: u32, store: &str, neighbour_root: &str) -> Vec<Attempt<'
         ("a new kernel", "perl -e 'syscall(246, 0, 0, 0, 0) == 0 or die \"$!\"'".to_owned(), PERM),
         ("the clock of the host", "date -s 2001-01-01".to_owned(), PERM),
         ("ports of the processor", "perl -e 'syscall(172, 3) == 0 or die \"$!\"'".to_owned(), PERM),
-        ("keys of the host", "perl -e 'syscall(250, 0, -3, 1) >= 0 or die \"$!\"'".to_owned(), PERM),
+        ("keys of the host", "perl -e 'syscall(250, 0, -3, 1) >= 0 or die \"$!\"'".to_owned(), &["Function not implemented"]),
         ("files by their handle", "perl -e 'syscall(304, -100, 0, 0) >= 0 or die \"$!\"'".to_owned(), &["Operation not permitted", "Bad address", "Permission denied"]),
         ("another user namespace from its file", "nsenter --user=/proc/1/ns/user true".to_owned(), &["Invalid argument", "Operation not permitted", "Permission denied", "reassociate"]),
         ("limits of its own memory", "echo -1 > /sys/fs/cgroup/memory/memory.limit_in_bytes".to_owned(), PERM),
-        ("a group above its own", "mkdir /sys/fs/cgroup/memory/../../cgroup/memory/escape".to_owned(), PERM),
+        ("a group free of limits of disk traffic", "mkdir /sys/fs/cgroup/blkio/free".to_owned(), PERM),
+        ("a group of processors", "mkdir /sys/fs/cgroup/cpuset/own".to_owned(), PERM),
         ("devices allowed by itself", "echo a > /sys/fs/cgroup/devices/devices.allow".to_owned(), PERM),
         ("a program run by the host when a group empties", "echo /tmp/x > /sys/fs/cgroup/systemd/release_agent".to_owned(), absent_or_denied),
     ]
@@ -118,7 +119,7 @@ fn root_of_a_machine_gets_at_nothing_of_the_host(runtime: &str) {
     attack(&cell, &neighbour);
     // It may mount, in its own namespace: still nothing of the host comes of it.
     denied(&cell, &[
-        ("a mount of cgroups from the top", "mkdir /tmp/c && mount -t cgroup -o devices none /tmp/c && mkdir /tmp/c/../c/x && echo a > /tmp/c/x/devices.allow".to_owned(), PERM),
+        ("a mount of cgroups from the top", "mkdir /tmp/c && mount -t cgroup -o devices none /tmp/c && mkdir /tmp/c/../c/x && echo a > /tmp/c/x/devices.allow".to_owned(), &["I/O error", "Operation not permitted"]),
         ("a mount of debugfs", "mount -t debugfs none /mnt".to_owned(), PERM),
         ("a mount of a disk", "mount -t ext4 /dev/vda /mnt".to_owned(), &["does not exist", "not permitted", "permission denied", "special device"]),
         ("the read-only system files, writable", "mount -o remount,rw /sys; echo mem > /sys/power/state; echo 1 > /sys/class/block/vda/queue/nomerges".to_owned(), &["Permission denied", "Read-only", "nonexistent", "Operation not permitted"]),

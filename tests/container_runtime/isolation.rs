@@ -1,10 +1,13 @@
 //! What a container is and is not given.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use mica::container::config::Kind;
+use serde_json::Value;
 
-use crate::stage::{Cell, Wish, with_both};
+use crate::stage::{Cell, EMBEDDED, PODMAN, Wish, host, with_both};
+use crate::support::debian;
 
 with_both!(
     an_application_has_the_default_capabilities_filter_and_paths,
@@ -57,19 +60,85 @@ fn an_application_has_the_default_capabilities_filter_and_paths(runtime: &str) {
         assert!(denied.iter().any(|word| errors.contains(word)), "{path}: {errors}");
     }
     // The filter answers for calls that no default capability needs.
-    let numbers = [
+    let denied = [
         libc::SYS_kexec_load,
         libc::SYS_mount,
+        libc::SYS_move_mount,
+        libc::SYS_pivot_root,
+        libc::SYS_unshare,
+        libc::SYS_setns,
         libc::SYS_bpf,
-        libc::SYS_keyctl,
-        libc::SYS_add_key,
-        libc::SYS_clone3,
+        libc::SYS_perf_event_open,
+        libc::SYS_userfaultfd,
+        libc::SYS_io_uring_setup,
+        libc::SYS_open_by_handle_at,
     ];
-    let list = numbers.map(|number| number.to_string()).join(",");
-    let script = format!("for ({list}) {{ syscall($_, 0, 0, 0, 0, 0); print $!+0, qq( ) }}");
+    // As if the kernel had none of them: libraries fall back, runtimes do without.
+    let absent = [libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key, libc::SYS_clone3];
+    assert_eq!(answers(&cell, &denied), [libc::EPERM; 11]);
+    assert_eq!(answers(&cell, &absent), [libc::ENOSYS; 4]);
+    // clone(2) makes processes and threads, no namespaces.
+    let clone = |flags: i32| {
+        cell.run(&format!(
+            "perl -e '$p = syscall({}, {}, 0, 0, 0, 0); exit if $p == 0; print $p > 0 ? 0 : $!+0'",
+            libc::SYS_clone,
+            flags | libc::SIGCHLD,
+        ))
+    };
+    assert_eq!(clone(0), "0");
+    for kind in [libc::CLONE_NEWUSER, libc::CLONE_NEWNS, libc::CLONE_NEWPID, libc::CLONE_NEWNET] {
+        assert_eq!(clone(kind), libc::EPERM.to_string(), "{kind:#x}");
+    }
+}
+
+/// What calls with these numbers answer inside, without arguments.
+fn answers(cell: &Cell, numbers: &[libc::c_long]) -> Vec<i32> {
+    let list: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+    let list = list.join(",");
+    let script =
+        format!("for ({list}) {{ print syscall($_, 0, 0, 0, 0, 0) < 0 ? $!+0 : 0, qq( ) }}");
     let probed = cell.run(&format!("perl -e '{script}'"));
-    // kexec_load, mount, bpf, keyctl, add_key: EPERM; clone3: ENOSYS, so that libraries fall back.
-    assert_eq!(probed.trim(), "1 1 1 1 1 38");
+    probed.split_whitespace().map(|word| word.parse().unwrap()).collect()
+}
+
+/// What is allowed by default, beside the list that podman has from its own Debian package.
+#[test]
+fn the_filter_allows_what_podmans_does_but_for_what_is_named_here() {
+    let tar = debian("podman", PODMAN);
+    let member = "./usr/share/containers/seccomp.json";
+    let theirs = host("tar", &["-xOf", tar.to_str().unwrap(), member]);
+    let cell = Cell::prepare(EMBEDDED, Wish::application(&["true"]));
+    let ours = std::fs::read(cell.bundle.directory().join("config.json")).unwrap();
+    let ours: Value = serde_json::from_slice(&ours).unwrap();
+    let theirs: Value = serde_json::from_str(&theirs).unwrap();
+    let allowed = |profile: &Value| -> BTreeSet<String> {
+        let rules = profile["syscalls"].as_array().unwrap().clone();
+        // Those of a capability that an application has not, and those with conditions, apart.
+        let plain = |rule: &Value| {
+            rule["action"] == "SCMP_ACT_ALLOW"
+                && rule["args"].as_array().is_none_or(Vec::is_empty)
+                && rule["includes"]["caps"].as_array().is_none_or(Vec::is_empty)
+        };
+        let names = rules
+            .into_iter()
+            .filter(plain)
+            .flat_map(|rule| rule["names"].as_array().unwrap().clone());
+        names.map(|name| name.as_str().unwrap().to_owned()).collect()
+    };
+    let (ours, theirs) = (allowed(&ours["linux"]["seccomp"]), allowed(&theirs));
+    let set = |words: &str| words.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();
+    // Newer than Debian 12's list, but for the last four: docker's has those.
+    let more = "cachestat fchmodat2 futex_requeue futex_wait futex_waitv futex_wake getxattrat listmount \
+                listxattrat map_shadow_stack mseal removexattrat setxattrat statmount uretprobe \
+                io_pgetevents io_pgetevents_time64 vmsplice chroot";
+    // Namespaces, mounts and keyrings are nothing that an application needs; the rest is of other
+    // processors, or of capabilities that it has not.
+    let less = "clone clone3 fsconfig fsmount fsopen fspick get_mempolicy keyctl mbind mount mount_setattr \
+                move_mount open_tree pivot_root readdir reboot s390_pci_mmio_read s390_pci_mmio_write \
+                s390_runtime_instr set_mempolicy setns sigaction signal sigpending sigsuspend syscall syslog \
+                timerfd umount umount2 unshare";
+    assert_eq!(&ours - &theirs, set(more));
+    assert_eq!(&theirs - &ours, set(less));
 }
 
 fn a_machine_of_its_own_has_its_own_users_and_no_more_rights_than_those(runtime: &str) {
@@ -78,6 +147,12 @@ fn a_machine_of_its_own_has_its_own_users_and_no_more_rights_than_those(runtime:
     let cell = Cell::start(runtime, wish);
     let init = cell.init().pid;
     assert_eq!(status(init, "NoNewPrivs"), "0");
+    // What its capabilities open is the kernel's to judge, in its own user namespace; the rest is shut.
+    let denied = [libc::SYS_userfaultfd, libc::SYS_io_uring_setup, libc::SYS_kexec_load];
+    assert_eq!(answers(&cell, &denied), [libc::EPERM; 3]);
+    let absent = [libc::SYS_keyctl, libc::SYS_clone3];
+    assert_eq!(answers(&cell, &absent), [libc::ENOSYS; 2]);
+    assert_eq!(cell.run("unshare -Urm sh -c 'mount -t tmpfs none /mnt && id -u'"), "0");
     assert_eq!(status(init, "Seccomp"), "2");
     // No module, raw I/O, clock, MAC or wake alarm, whatever the kernel would say.
     let bounding = u64::from_str_radix(&status(init, "CapBnd"), 16).unwrap();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use mica::container::bundle::{Bundle, Created, Exit, Observed};
-use mica::container::cgroup::{Cgroup, Layout};
+use mica::container::cgroup::{Cgroup, Delegation, Layout};
 use mica::container::config::{ContainerConfig, ContainerId, Kind, RuntimeChoice, Volume};
 use mica::container::idmap::IdRange;
 use mica::container::log;
@@ -34,6 +34,9 @@ pub(crate) use with_both;
 pub(crate) const EMBEDDED: &str = "embedded";
 pub(crate) const RUNC: &str = "runc";
 
+/// What the template `podman` has.
+pub(crate) const PODMAN: &str = "systemd-sysv,dbus,podman,runc,busybox-static";
+
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// A store with the template `debian`.
@@ -43,16 +46,23 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
-    /// Adds the template `podman`, which only its own tests need.
-    fn import_podman(&self) {
+    /// Adds the template `podman` or `docker`, which only their own tests need.
+    fn import(&self, template: &str) {
         static ONE: Mutex<()> = Mutex::new(());
         let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if self.store.mica(["template", "show", "podman"]).capture().status.success() {
+        if self.store.mica(["template", "show", template]).capture().status.success() {
             return;
         }
-        let packages = "systemd-sysv,dbus,podman,runc,busybox-static";
-        self.store.import("podman", &debian("podman", packages));
+        let packages = match template {
+            "docker" => "systemd-sysv,dbus,docker.io,runc,iptables,busybox-static,iproute2",
+            _ => PODMAN,
+        };
+        self.store.import(template, &debian(template, packages));
     }
+}
+
+fn delegation(config: &ContainerConfig) -> Delegation {
+    if config.nesting { Delegation::Nesting } else { Delegation::Held }
 }
 
 /// The one that every test of this program shares, as long as one needs it.
@@ -123,8 +133,8 @@ impl Cell {
     /// Prepared, not created.
     pub(crate) fn prepare(runtime: &str, wish: Wish<'_>) -> Self {
         let ground = ground();
-        if wish.template == "podman" {
-            ground.import_podman();
+        if wish.template != "debian" {
+            ground.import(wish.template);
         }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("cell{number}");
@@ -149,7 +159,7 @@ impl Cell {
         let path = format!("mica-test-{}/{name}", std::process::id()).parse().unwrap();
         let cgroup = Cgroup::create(&layout, path).unwrap();
         if let Some(range) = range {
-            cgroup.delegate(range.first(), range.first()).unwrap();
+            cgroup.delegate(range.first(), range.first(), delegation(&config)).unwrap();
         }
         let log = directory.join("log");
         let inputs = Inputs {
@@ -181,10 +191,12 @@ impl Cell {
     }
 
     pub(crate) fn make_cgroup(&self) {
+        // What an earlier life made in it is in the way of a runtime's device rules.
+        self.cgroup.remove().unwrap();
         let layout = Layout::detect().unwrap();
         let cgroup = Cgroup::create(&layout, self.cgroup.path().clone()).unwrap();
         if let Some(range) = self.range {
-            cgroup.delegate(range.first(), range.first()).unwrap();
+            cgroup.delegate(range.first(), range.first(), delegation(&self.config)).unwrap();
         }
     }
 

@@ -29,8 +29,8 @@ const SHOWN: [&str; 16] = [
 ];
 
 /// Settings that are yes when nothing is said.
-const FLAGS: [&str; 6] =
-    ["privileged", "autostart", "read-only", "disk-image", "terminal", "interactive"];
+const FLAGS: [&str; 7] =
+    ["privileged", "nesting", "autostart", "read-only", "disk-image", "terminal", "interactive"];
 
 /// Names that mean something else on a command line.
 const OTHERS: [&str; 8] = ["h", "help", "version", "store", "quiet", "json", "name", "all"];

@@ -82,6 +82,16 @@ pub enum Version {
     V2,
 }
 
+/// How much of the trees a container gets for its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delegation {
+    /// All in which it stays within its limits.
+    Held,
+    /// Everything, as container runtimes inside want it: on cgroup v1 it may leave limits of disk
+    /// traffic behind, and disturb its neighbours through cpuset.
+    Nesting,
+}
+
 /// One mounted tree of groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hierarchy {
@@ -96,10 +106,32 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// Whether a container's own init needs to own its part of this tree: systemd makes its groups
-    /// in `name=systemd` and in the cgroup2 tree, wherever the controllers are.
-    pub fn is_delegated(&self) -> bool {
+    /// Whether OCI runtimes leave this tree alone where there are others: `name=systemd`, and the
+    /// cgroup2 tree.
+    pub fn is_passed_over(&self) -> bool {
         self.version == Version::V2 || self.name.as_deref() == Some("systemd")
+    }
+
+    /// Whether a container may own its part of this tree: make groups there and set whatever it
+    /// likes in those, and still be held to every limit above.
+    pub fn may_be_given(&self, delegation: Delegation) -> bool {
+        let held = |controller: &Controller| match controller {
+            // What a group below may have counts against all above it, or is cut to what they have.
+            Controller::Cpu
+            | Controller::Cpuacct
+            | Controller::Memory
+            | Controller::Pids
+            | Controller::Freezer
+            | Controller::Hugetlb
+            // Root of the host alone lets a group have more, and never more than the one above.
+            | Controller::Devices => true,
+            // v1 throttles each group by itself, so a new one is free of the limit. And each change of
+            // cpuset.sched_relax_domain_level, by whomever, has the kernel arrange the processors
+            // anew for the whole host.
+            Controller::Io | Controller::Cpuset => delegation == Delegation::Nesting,
+        };
+        let known = self.name.as_deref().is_none_or(|name| name == "systemd");
+        self.version == Version::V2 || (known && self.controllers.iter().all(held))
     }
 }
 
@@ -295,9 +327,15 @@ mod tests {
         assert_eq!(at(Controller::Io), Path::new("sys/fs/cgroup/blkio"));
         assert_eq!(at(Controller::Hugetlb), Path::new("sys/fs/cgroup/unified"));
         assert_eq!(layout.with(Controller::Pids), None);
-        let delegated: Vec<_> =
-            layout.hierarchies().iter().filter(|known| known.is_delegated()).collect();
-        assert_eq!(delegated.len(), 2, "name=systemd and the cgroup2 tree");
+        let passed: Vec<_> =
+            layout.hierarchies().iter().filter(|known| known.is_passed_over()).collect();
+        assert_eq!(passed.len(), 2, "name=systemd and the cgroup2 tree");
+        let kept = |delegation| -> Vec<_> {
+            let kept = |known: &&Hierarchy| !known.may_be_given(delegation);
+            layout.hierarchies().iter().filter(kept).flat_map(|known| &known.controllers).collect()
+        };
+        assert_eq!(kept(Delegation::Held), [&Controller::Io]);
+        assert!(kept(Delegation::Nesting).is_empty());
     }
 
     #[test]

@@ -27,6 +27,10 @@ pub struct Limits {
     pub pids: Option<u64>,
     /// How fast one disk may be read, and written.
     pub io: Option<IoLimit>,
+    /// Whether it makes groups where limits of disk traffic do not reach, see [`Delegation`].
+    ///
+    /// [`Delegation`]: super::Delegation
+    pub nesting: bool,
 }
 
 impl Limits {
@@ -57,6 +61,7 @@ impl Limits {
             cpu_weight: config.priority.into(),
             pids: asked.pids,
             io: io.filter(|io| io.bytes_per_s.is_some() || io.requests_per_s.is_some()),
+            nesting: config.nesting,
         })
     }
 }

@@ -32,7 +32,7 @@ use std::str::FromStr;
 pub use disk::Disk;
 pub use error::CgroupError;
 pub use guarantee::{Capacity, Guarantee, OverCommitted, admit, protect_parent, weights};
-pub use layout::{Controller, Hierarchy, Layout, Version};
+pub use layout::{Controller, Delegation, Hierarchy, Layout, Version};
 pub use limits::{CpuQuota, CpuSet, IoLimit, Limits, Weight};
 pub use plan::{Holds, Shortfall};
 pub use usage::Usage;
@@ -219,13 +219,14 @@ impl Cgroup {
         stop::kill_all(self)
     }
 
-    /// Gives the container its own part of `name=systemd` and of the cgroup2 tree, as the user
-    /// that its root is on the host: its init makes groups there. Its limits stay ours.
+    /// Gives the container its own part of the trees, as the user that its root is on the host: its
+    /// init makes groups there. Its limits stay ours.
     ///
     /// # Errors
     /// What chown(2) answers.
-    pub fn delegate(&self, uid: u32, gid: u32) -> Result<(), CgroupError> {
-        for hierarchy in self.layout.hierarchies().iter().filter(|known| known.is_delegated()) {
+    pub fn delegate(&self, uid: u32, gid: u32, delegation: Delegation) -> Result<(), CgroupError> {
+        let given = |known: &&Hierarchy| known.may_be_given(delegation);
+        for hierarchy in self.layout.hierarchies().iter().filter(given) {
             tree::delegate(&self.inside(hierarchy), uid, gid)?;
         }
         Ok(())

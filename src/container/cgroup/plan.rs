@@ -290,13 +290,16 @@ impl Plan {
             Version::V2 => write("io.max", Scope::Outer, true, true),
         }
         if version == Version::V1 && key.is_some() {
-            self.shortfalls.push(Shortfall {
-                key: "limits.io",
-                holds: Holds::InPart,
-                why: "cgroup v1 holds reads and direct writes; buffered writes are written back by the \
-                      kernel, which nobody is billed for; cgroup v2 holds them too"
-                    .to_owned(),
-            });
+            let (holds, why) = if limits.nesting {
+                let why = "with nesting=yes it makes groups of its own, and cgroup v1 holds each to its \
+                           own limit only; cgroup v2 holds all beneath";
+                (Holds::NotAtAll, why)
+            } else {
+                let why = "cgroup v1 holds reads and direct writes; buffered writes are written back by the \
+                           kernel, which nobody is billed for; cgroup v2 holds them too";
+                (Holds::InPart, why)
+            };
+            self.shortfalls.push(Shortfall { key: "limits.io", holds, why: why.to_owned() });
         }
     }
 }

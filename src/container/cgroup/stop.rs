@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::error::CgroupError;
 use super::layout::{Controller, Version};
-use super::{Cgroup, read};
+use super::{Cgroup, read, tree};
 
 /// How long processes may take to stand still.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(5);
@@ -151,8 +151,13 @@ fn kill_listed(group: &Cgroup) -> Result<(), CgroupError> {
         // It may have ended by itself.
         let _gone = pid.map(|pid| kill_process(pid, Signal::KILL));
     }
-    match &frozen {
-        Some(state) => write(state, "THAWED"),
-        None => Ok(()),
+    let Some(state) = &frozen else { return Ok(()) };
+    write(state, "THAWED")?;
+    // A tenant may have frozen groups of its own, and what stands still does not die.
+    let top = state.parent().unwrap_or(Path::new("/"));
+    for directory in tree::deepest_first(top)? {
+        // One that is gone meanwhile holds nobody.
+        let _gone = fs::write(directory.join("freezer.state"), "THAWED");
     }
+    Ok(())
 }

@@ -15,6 +15,9 @@ pub enum Problem {
         "a system container with the host's users needs privileged=yes; leave userns=auto for an isolated one"
     )]
     HostUsers,
+    /// Groups for containers inside, in one that has none.
+    #[error("nesting=yes is for system containers; make it with --system")]
+    NestingApplication,
     /// The embedded filter could not be installed.
     #[error("privileged=yes means the host's users; userns={0} contradicts it")]
     PrivilegedRange(String),
@@ -83,6 +86,9 @@ pub(super) fn check(config: &ContainerConfig) -> Vec<Problem> {
     let mut problems = Vec::new();
     if config.kind == Kind::Application && config.command.is_empty() {
         problems.push(Problem::NoCommand);
+    }
+    if config.nesting && config.kind == Kind::Application {
+        problems.push(Problem::NestingApplication);
     }
     match (config.privileged, config.userns) {
         (false, UserNamespace::Host) if config.kind == Kind::System => {

@@ -493,6 +493,14 @@ pub const KEYS: &[Key] = &[
         plain!(privileged, parse_flag, flag)
     ),
     key!(
+        "nesting",
+        ["security.nesting"],
+        false,
+        false,
+        "whether docker or podman may run inside: no",
+        plain!(nesting, parse_flag, flag)
+    ),
+    key!(
         "userns",
         ["security.idmap.base"],
         false,

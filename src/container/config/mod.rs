@@ -196,6 +196,9 @@ pub struct ContainerConfig {
     /// Whether it may do nearly everything that the host's root may.
     #[serde(default)]
     pub privileged: bool,
+    /// Whether containers may run inside: it gets what their runtimes want beside the usual.
+    #[serde(default)]
+    pub nesting: bool,
     /// Which users of the host its users are.
     #[serde(default)]
     pub userns: UserNamespace,
@@ -282,6 +285,7 @@ impl ContainerConfig {
             interactive: false,
             labels: BTreeMap::new(),
             privileged: false,
+            nesting: false,
             userns: UserNamespace::default(),
             capabilities_added: Vec::new(),
             capabilities_dropped: Vec::new(),

@@ -46,6 +46,7 @@ const VALUES: &[(&str, &str)] = &[
     ("terminal", "yes"),
     ("interactive", "yes"),
     ("privileged", "yes"),
+    ("nesting", "yes"),
     ("userns", "1000000:65536"),
     ("cap.add", "NET_ADMIN,SYS_PTRACE"),
     ("cap.drop", "NET_RAW"),

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use super::hurry::{Hurry, Waited};
 use super::{Driver, watch};
 use crate::container::bundle::{Bundle, Observed};
-use crate::container::cgroup::Cgroup;
-use crate::container::config::{ContainerId, Kind, NetworkMode};
+use crate::container::cgroup::{Cgroup, Delegation};
+use crate::container::config::{ContainerConfig, ContainerId, Kind, NetworkMode};
 use crate::container::console::{self, Pace};
 use crate::container::runtime::{self, ExecChild, ExecRequest, Runtime, RuntimeError};
 use crate::container::spec::{CgroupPlace, Inputs, NetworkNamespace, write_bundle};
@@ -48,7 +48,7 @@ impl Driver {
         let files = self.network.files(recorded, places)?;
         if config.kind == Kind::System {
             let root = recorded.state.users.map_or(0, |users| users.first());
-            group.delegate(root, root)?;
+            group.delegate(root, root, delegation(config))?;
         }
         let cgroup = CgroupPlace::of(&self.layout, group);
         let inputs = Inputs {
@@ -236,6 +236,11 @@ impl Driver {
     pub fn root(&self, recorded: &Recorded) -> PathBuf {
         self.places(recorded).root()
     }
+}
+
+/// How much of the groups' trees a container gets for its own.
+fn delegation(config: &ContainerConfig) -> Delegation {
+    if config.nesting { Delegation::Nesting } else { Delegation::Held }
 }
 
 fn attach(bundle: &Bundle, pace: Pace) -> Result<UnixStream, NodeError> {

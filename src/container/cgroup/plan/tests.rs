@@ -41,6 +41,7 @@ fn all() -> Limits {
         cpu_weight: Weight::new(400).unwrap(),
         pids: Some(100),
         io: Some(IoLimit { disk, bytes_per_s: Some(5_000_000), requests_per_s: Some(300) }),
+        nesting: false,
     }
 }
 
