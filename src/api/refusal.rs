@@ -62,7 +62,9 @@ pub fn kind_of(error: &NodeError) -> (&'static str, StatusCode) {
         | E::NotDown { .. }
         | E::RunningRename { .. }
         | E::NotRunning { .. } => ("phase", StatusCode::CONFLICT),
-        E::OverCommitted(_) | E::NoUsersLeft => ("no-room", StatusCode::INSUFFICIENT_STORAGE),
+        E::OverCommitted(_) | E::NoUsersLeft | E::NoRangeLeft | E::RangeTaken { .. } => {
+            ("no-room", StatusCode::INSUFFICIENT_STORAGE)
+        }
         E::Host(error) => of_host(error),
         E::Inspect(_) => ("no-template", StatusCode::NOT_FOUND),
         E::Network(_) => ("network", StatusCode::CONFLICT),

@@ -123,6 +123,22 @@ pub enum NodeError {
         "no range of users is left; delete a container, or name a range with userns=FIRST:COUNT"
     )]
     NoUsersLeft,
+    /// Another store has this one's addresses.
+    #[error(
+        "10.{}.0.0/16, the range of this store's containers, was taken by the store at {} while no daemon of \
+         this one ran since the host's start; delete the containers of one of the two and its node/network.json",
+        88 + range,
+        other.display()
+    )]
+    RangeTaken {
+        /// Its number.
+        range: u8,
+        /// Who has it.
+        other: PathBuf,
+    },
+    /// Every range of addresses is another store's.
+    #[error("the stores of this host have all ranges of addresses; delete one of them")]
+    NoRangeLeft,
     /// It has to be down for that.
     #[error("{name} is {phase}; stop it first")]
     NotDown {

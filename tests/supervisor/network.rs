@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::stage::{Stage, TEMPLATE};
-use crate::support::{Succeed, again_until};
+use crate::support::{Scratch, Store, Succeed, again_until};
 
 /// A command of the host, where the daemon's network is.
 fn on_host(stage: &Stage, words: &[&str]) -> Command {
@@ -70,4 +70,89 @@ fn containers_have_addresses_names_and_published_ports_and_leave_no_link() {
     );
     assert_eq!(on_host(&stage, &["nft", "list", "tables"]).succeed().trim(), "");
     stage.assert_nothing_left("after containers with a network");
+}
+
+/// A second store with a daemon in the network of the first, and a template `small` with one program.
+struct Second<'a> {
+    first: &'a Stage,
+    store: Store,
+    _scratch: Scratch,
+}
+
+impl<'a> Second<'a> {
+    fn beside(first: &'a Stage) -> Self {
+        let scratch = Scratch::new("supervisor-second");
+        let tree = scratch.directory("tree");
+        let needed = Command::new("ldd").arg("/bin/sleep").succeed();
+        let libraries = needed.split_whitespace().filter(|word| word.starts_with('/'));
+        let mut copy = Command::new("cp");
+        copy.args(["-L", "--parents", "/bin/sleep"]).args(libraries).arg(&tree).succeed();
+        let store = Store::at(&scratch.path().join("store"));
+        store.import("small:1", &tree);
+        let second = Self { first, store, _scratch: scratch };
+        second.mica(&["node", "start"]).succeed();
+        second
+    }
+
+    fn mica(&self, words: &[&str]) -> Command {
+        let mut command = on_host(self.first, &[env!("CARGO_BIN_EXE_mica")]);
+        command.args(words).env("MICA_STORE", self.store.path());
+        command
+    }
+}
+
+impl Drop for Second<'_> {
+    fn drop(&mut self) {
+        for words in [&["delete", "--all", "--force"][..], &["node", "stop", "--containers"]] {
+            let _gone = self.mica(words).capture();
+        }
+    }
+}
+
+#[test]
+fn two_stores_on_one_host_take_nothing_from_each_other() {
+    let stage = Stage::with_network("supervisor-two-stores");
+    let host = |words: &[&str]| on_host(&stage, words).succeed();
+    let forwards = || host(&["cat", "/proc/sys/net/ipv4/ip_forward"]).trim().to_owned();
+    let before = forwards();
+    stage.mica(["create", "a1", TEMPLATE, "-p", "8080:80", "--", "sleep", "1000"]);
+    stage.mica(["start", "a1"]);
+    let second = Second::beside(&stage);
+    second
+        .mica(&["create", "b1", "small:1", "-p", "8080:80", "--", "/bin/sleep", "1000"])
+        .succeed();
+    let info = second.mica(&["info", "--json", "b1"]).succeed();
+    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+    let address = info["addresses"][0].as_str().unwrap().to_owned();
+    assert!(address.starts_with("10.89."), "{info}");
+    assert_eq!(stage.info("a1")["addresses"][0], "10.88.0.2");
+    // A port leads to one of them, and who has it keeps it.
+    let taken = second.mica(&["start", "b1"]).refuse();
+    assert!(taken.contains("published by another container"), "{taken}");
+    second.mica(&["set", "b1", "port=8081:80"]).succeed();
+    second.mica(&["start", "b1"]).succeed();
+    let tables = host(&["nft", "list", "tables"]);
+    assert!(tables.contains("inet mica\n") && tables.contains("inet micab\n"), "{tables}");
+    // The host reaches both, they do not reach each other.
+    // Nobody listens, and it says so itself.
+    let reach = |address: &str| {
+        let script =
+            format!("import socket; socket.create_connection(('{address}', 9), timeout=10)");
+        let said = on_host(&stage, &["python3", "-c", &script]).refuse();
+        assert!(said.contains("Connection refused"), "{address}: {said}");
+    };
+    reach(&address);
+    reach("10.88.0.2");
+    let across = stage.ask(["exec", "a1", "--", "ping", "-c1", "-W1", &address]);
+    assert!(!across.status.success(), "{across:?}");
+    // A daemon that comes back, and one whose last container goes, leave the other's alone.
+    second.mica(&["node", "stop"]).succeed();
+    second.mica(&["node", "start"]).succeed();
+    reach("10.88.0.2");
+    stage.mica(["delete", "--force", "a1"]);
+    assert_eq!(forwards(), "1");
+    reach(&address);
+    second.mica(&["delete", "--force", "b1"]).succeed();
+    assert_eq!(host(&["nft", "list", "tables"]).trim(), "");
+    assert_eq!(forwards(), before);
 }

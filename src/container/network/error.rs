@@ -55,6 +55,16 @@ pub enum NetworkError {
         "the interface {0} exists and is none of Mica's; rename it, or give the network another name"
     )]
     Foreign(String),
+    /// It belongs to containers of another daemon.
+    #[error(
+        "the bridge {bridge} and its addresses are in use by the containers of {owner}; stop those first"
+    )]
+    OtherOwner {
+        /// The bridge.
+        bridge: String,
+        /// Whose it is.
+        owner: String,
+    },
     /// Something on the host listens there already.
     #[error("port {port}/{protocol} of the host cannot be published: {source}")]
     PortInUse {
@@ -66,7 +76,9 @@ pub enum NetworkError {
         source: io::Error,
     },
     /// Another container publishes there.
-    #[error("a port of {0} is published by another container already; `mica ps` shows which")]
+    #[error(
+        "a port of {0} is published by another container already; `mica ps` shows which, unless it is of another store"
+    )]
     PortTaken(String),
     /// The program that sets rules is missing.
     #[error("cannot run nft: {0}; install it (Debian: apt-get install nftables)")]

@@ -42,6 +42,9 @@ use self::netlink::Netlink;
 use super::cgroup::{Holds, Shortfall};
 use super::config::Port;
 
+/// What the marks of all networks begin with.
+const MARK: &str = "mica network ";
+
 /// The interface inside a container.
 const INSIDE: &str = "eth0";
 
@@ -56,6 +59,8 @@ pub struct BridgeConfig {
     pub v6: Option<Ipv6Net>,
     /// Longest packet, in bytes.
     pub mtu: u32,
+    /// Whose it is, in words: several may be on one host.
+    pub owner: String,
 }
 
 impl BridgeConfig {
@@ -69,7 +74,27 @@ impl BridgeConfig {
             v4: Ipv4Net::new_assert(Ipv4Addr::new(10, 88, 0, 0), 16),
             v6: Some(Ipv6Net::new_assert(Ipv6Addr::new(0xfd4d, 0x6963, 0x6100, 0, 0, 0, 0, 0), 64)),
             mtu: 1500,
+            owner: String::new(),
         }
+    }
+
+    /// How many of [`numbered`](Self::numbered) there are.
+    pub const NUMBERS: u8 = 26;
+
+    /// One of several on a host: number 0 is the [`standard`](Self::standard) one, each has another
+    /// bridge, other tables and other ranges. None from [`NUMBERS`](Self::NUMBERS) on.
+    pub fn numbered(number: u8, owner: &str) -> Option<Self> {
+        let letter =
+            (number < Self::NUMBERS).then_some(char::from(b'a' + number % Self::NUMBERS))?;
+        let mut config = Self { owner: owner.to_owned(), ..Self::standard() };
+        if number > 0 {
+            config.name = format!("mica{letter}").parse().ok()?;
+            config.v4 = Ipv4Net::new(Ipv4Addr::new(10, 88 + number, 0, 0), 16).ok()?;
+            let number = number.into();
+            let v6 = Ipv6Addr::new(0xfd4d, 0x6963, 0x6100, number, 0, 0, 0, 0);
+            config.v6 = Ipv6Net::new(v6, 64).ok();
+        }
+        Some(config)
     }
 
     /// The host's own addresses in it, which containers send everything else by way of.
@@ -79,7 +104,12 @@ impl BridgeConfig {
 
     /// What marks the interfaces of this network.
     fn mark(&self) -> String {
-        format!("mica network {}", self.name.as_str())
+        // The kernel keeps 255 bytes.
+        let owner = match self.owner.len() {
+            0..=200 => self.owner.clone(),
+            _ => Mac::named(&self.owner).to_string(),
+        };
+        format!("{MARK}{} of {owner}", self.name.as_str())
     }
 }
 
@@ -253,6 +283,11 @@ impl Network {
                 link::remove(&mut netlink, &bridge)
                     .map_err(NetworkError::link("remove", &bridge))?;
             }
+            let _alone = self.lock()?;
+            if !self.others(&mut netlink)?.is_empty() {
+                // The last network sets the host's switches back.
+                return Ok(());
+            }
             let switches = sysctl::Switches::open(self.switches_file())?;
             let mut wanted: BTreeMap<String, String> =
                 FORWARDING.iter().map(|name| ((*name).to_owned(), "1".to_owned())).collect();
@@ -264,18 +299,63 @@ impl Network {
     }
 
     fn switches_file(&self) -> PathBuf {
-        self.state.join(format!("network-{}.json", self.config.name.as_str()))
+        self.state.join("network-switches.json")
+    }
+
+    /// What is of all networks of a host changes under this lock; dropped, it is let go.
+    fn lock(&self) -> Result<std::fs::File, NetworkError> {
+        std::fs::create_dir_all(&self.state).map_err(NetworkError::system("make", &self.state))?;
+        let directory =
+            std::fs::File::open(&self.state).map_err(NetworkError::system("open", &self.state))?;
+        rustix::fs::flock(&directory, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|errno| NetworkError::system("lock", &self.state)(errno.into()))?;
+        Ok(directory)
+    }
+
+    /// The names of other networks of ours on this host.
+    fn others(&self, netlink: &mut Netlink) -> Result<BTreeSet<String>, NetworkError> {
+        let links = link::all(netlink).map_err(NetworkError::link("list", "links"))?;
+        let name = |link: &link::Link| {
+            let (name, _) = link.alias.as_deref()?.strip_prefix(MARK)?.split_once(" of ")?;
+            Some(name.to_owned())
+        };
+        let mut names: BTreeSet<String> = links.iter().filter_map(name).collect();
+        names.remove(self.config.name.as_str());
+        Ok(names)
+    }
+
+    /// Refuses ports that lead to containers of other networks.
+    fn check_others(&self, ports: &[&Port]) -> Result<(), NetworkError> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        for name in self.others(&mut open()?)? {
+            let listing = nft::list(&name)?;
+            if let Some(port) = ports.iter().find(|port| rules::is_published(&listing, port)) {
+                return Err(NetworkError::PortTaken(format!(
+                    "{} . {}",
+                    rules::word(port.protocol),
+                    port.host
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Our bridge, if it is there.
     fn bridge(&self, netlink: &mut Netlink) -> Result<Option<link::Link>, NetworkError> {
         let name = self.config.name.bridge();
         let found = link::named(netlink, &name).map_err(NetworkError::link("look at", &name))?;
-        match found {
-            Some(link) if link.alias.as_deref() != Some(&self.config.mark()) => {
-                Err(NetworkError::Foreign(name))
+        let Some(link) = found else { return Ok(None) };
+        let alias = link.alias.as_deref().unwrap_or_default();
+        if alias == self.config.mark() {
+            return Ok(Some(link));
+        }
+        match alias.strip_prefix(MARK).and_then(|rest| rest.split_once(" of ")) {
+            Some((_, owner)) => {
+                Err(NetworkError::OtherOwner { bridge: name, owner: owner.to_owned() })
             }
-            found => Ok(found),
+            None => Err(NetworkError::Foreign(name)),
         }
     }
 
@@ -386,7 +466,7 @@ impl Network {
     /// Lets the host forward. Interfaces that listen to router advertisements go on doing so,
     /// which a host that forwards IPv6 does not without being told.
     fn forward(&self, netlink: &mut Netlink) -> Result<(), NetworkError> {
-        std::fs::create_dir_all(&self.state).map_err(NetworkError::system("make", &self.state))?;
+        let _alone = self.lock()?;
         let mut switches = sysctl::Switches::open(self.switches_file())?;
         let [v4, v6] = FORWARDING;
         switches.set(v4, "1")?;
@@ -395,7 +475,7 @@ impl Network {
         }
         for link in link::all(netlink).map_err(NetworkError::link("list", "links"))? {
             let name = accept_ra(&link.name);
-            if link.alias.as_deref() != Some(&self.config.mark())
+            if link.alias.as_deref().is_none_or(|alias| !alias.starts_with(MARK))
                 && sysctl::get(&name)?.as_deref() == Some("1")
             {
                 switches.set(&name, "2")?;
@@ -481,6 +561,7 @@ impl Network {
     /// Writes the rules of a container that should have none; what is left of it is replaced.
     fn write_first_rules(&self, endpoint: &Endpoint) -> Result<(), NetworkError> {
         endpoint.published.iter().try_for_each(free::check)?;
+        self.check_others(&endpoint.published.iter().collect::<Vec<_>>())?;
         match nft::apply(&rules::of_endpoint(&self.config, endpoint)) {
             Err(NetworkError::Rules(_)) => self.write_rules(endpoint),
             done => done,
@@ -493,9 +574,13 @@ impl Network {
         let interface = endpoint.id.interface();
         let old = rules::deletion(&self.config, &listing, &interface);
         let new = rules::of_endpoint(&self.config, endpoint);
-        let added =
-            endpoint.published.iter().filter(|port| !rules::leads(&listing, &interface, port));
-        added.into_iter().try_for_each(free::check)?;
+        let added: Vec<&Port> = endpoint
+            .published
+            .iter()
+            .filter(|port| !rules::leads(&listing, &interface, port))
+            .collect();
+        added.iter().try_for_each(|port| free::check(port))?;
+        self.check_others(&added)?;
         nft::apply(&format!("{old}{new}")).map_err(taken)
     }
 

@@ -221,6 +221,16 @@ pub(super) fn leads(listing: &serde_json::Value, interface: &str, port: &Port) -
     marked(listing).any(|(_, known, owner)| owner == interface && known == key)
 }
 
+/// Whether the tables lead `port`, or a part of it, to any container.
+pub(super) fn is_published(listing: &serde_json::Value, port: &Port) -> bool {
+    let service = format!("{} . {}", word(port.protocol), port.host);
+    let host = port.host_ip.filter(|host| !host.is_unspecified());
+    marked(listing).any(|(_, known, _)| match host {
+        Some(host) => known == service || known == format!("{host} . {service}"),
+        None => known == service || known.ends_with(&format!(" . {service}")),
+    })
+}
+
 /// Every container that has something in the tables, by its interface.
 pub(super) fn owners(listing: &serde_json::Value) -> std::collections::BTreeSet<String> {
     marked(listing).map(|(_, _, owner)| owner).collect()

@@ -10,6 +10,7 @@ mod limits;
 mod mount;
 mod network;
 mod processes;
+mod ranges;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;

@@ -10,17 +10,15 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
+use super::ranges::Ranges;
 use crate::container::config::{ContainerConfig, ContainerId, NetworkMode, Volume};
 use crate::container::network::{
-    BitRate, BridgeConfig, Counters, Endpoint, EndpointId, Named, Namespace, Network, allocate_v4,
-    allocate_v6, check_address, refresh_hosts, resolv_conf,
+    BitRate, Counters, Endpoint, EndpointId, Named, Namespace, Network, allocate_v4, allocate_v6,
+    check_address, refresh_hosts, resolv_conf,
 };
 use crate::host::Store;
 use crate::node::NodeError;
 use crate::node::registry::{Places, Recorded};
-
-/// Where what the host's switches were before is remembered: a boot empties it.
-const SWITCHES: &str = "/run/mica";
 
 /// One container in the network.
 #[derive(Debug, Clone)]
@@ -33,19 +31,32 @@ struct Member {
 /// The network, and who is in it.
 #[derive(Debug)]
 pub struct Connections {
-    network: Network,
+    store: PathBuf,
+    /// None until it is wanted: from then on this store has a range of its own.
+    network: Mutex<Option<Network>>,
     members: Mutex<BTreeMap<ContainerId, Member>>,
 }
 
 impl Connections {
-    /// The network of this host; nothing is made yet.
+    /// The network of this store on this host; nothing is made yet.
     ///
     /// # Errors
     /// None yet: a network is made when it is needed.
-    pub fn new(_store: &Store) -> Result<Self, NodeError> {
-        let network =
-            Network::new(BridgeConfig::standard(), Path::new(SWITCHES), Namespace::current());
-        Ok(Self { network, members: Mutex::default() })
+    pub fn new(store: &Store) -> Result<Self, NodeError> {
+        let store = store.path().to_owned();
+        Ok(Self { store, network: Mutex::default(), members: Mutex::default() })
+    }
+
+    /// The network, with a range of this store's own.
+    fn network(&self) -> Result<Network, NodeError> {
+        let mut network = self.network.lock();
+        if let Some(network) = &*network {
+            return Ok(network.clone());
+        }
+        let ranges = Ranges::of_this_host()?;
+        let config = ranges.claim(&self.store)?;
+        let made = Network::new(config, ranges.state(), Namespace::current());
+        Ok(network.insert(made).clone())
     }
 
     /// Addresses for a container beside `others`: those it names, and one of each family that it
@@ -64,7 +75,8 @@ impl Connections {
         let others = others.iter().filter(|other| other.config.id != config.id);
         let taken: BTreeSet<IpAddr> =
             others.flat_map(|other| other.state.addresses.iter().copied()).collect();
-        let ranges = self.network.config();
+        let network = self.network()?;
+        let ranges = network.config();
         let mut addresses = Vec::new();
         for address in &config.network.addresses {
             check_address(&ranges.v4, ranges.v6.as_ref(), address.ip, &taken)?;
@@ -173,17 +185,18 @@ impl Connections {
         init: u32,
     ) -> Result<(), NodeError> {
         let Some(member) = Self::member(recorded, places)? else { return Ok(()) };
+        let network = self.network()?;
         let mut members = self.members.lock();
         if members.is_empty() {
-            self.network.ensure(&[])?;
+            network.ensure(&[])?;
         }
         let namespace = Namespace::at(&PathBuf::from(format!("/proc/{init}/ns/net")))?;
-        let attached = self.network.attach(&member.endpoint, &namespace);
+        let attached = network.attach(&member.endpoint, &namespace);
         let short = match attached {
             Ok(short) => short,
             Err(error) => {
                 if members.is_empty() {
-                    self.network.remove()?;
+                    network.remove()?;
                 }
                 return Err(error.into());
             }
@@ -209,10 +222,17 @@ impl Connections {
             }
         }
         let mut members = self.members.lock();
-        if !found.is_empty() {
+        if found.is_empty() {
+            // Told to the others before one of them takes what this store's containers have.
+            if Ranges::is_kept(&self.store)?
+                && let Err(error) = self.network()
+            {
+                tracing::warn!(error = %crate::host::sentence(&error), "containers get no network");
+            }
+        } else {
             let endpoints: Vec<Endpoint> =
                 found.values().map(|member| member.endpoint.clone()).collect();
-            self.network.ensure(&endpoints)?;
+            self.network()?.ensure(&endpoints)?;
         }
         *members = found;
         refresh(&members);
@@ -237,10 +257,10 @@ impl Connections {
             {
                 // Another cable in the place of this one, with the new addresses.
                 let namespace = Namespace::at(&PathBuf::from(format!("/proc/{init}/ns/net")))?;
-                self.network.attach(&member.endpoint, &namespace)?
+                self.network()?.attach(&member.endpoint, &namespace)?
             }
             (Some(now), _) if now.endpoint != member.endpoint => {
-                self.network.update(&member.endpoint)?
+                self.network()?.update(&member.endpoint)?
             }
             // A container whose network is that of its next start.
             (None, _) => return Ok(Vec::new()),
@@ -258,10 +278,10 @@ impl Connections {
         let member = members.remove(&recorded.config.id);
         let was = member.is_some();
         if was || recorded.state.phase.is_up() {
-            self.network.detach(&member.unwrap_or(described).endpoint)?;
+            self.network()?.detach(&member.unwrap_or(described).endpoint)?;
         }
         if was && members.is_empty() {
-            self.network.remove()?;
+            self.network()?.remove()?;
         }
         refresh(&members);
         Ok(())
@@ -275,7 +295,7 @@ impl Connections {
         if !self.members.lock().contains_key(id) {
             return Ok(None);
         }
-        Ok(self.network.counters(&EndpointId::of(id.as_str())?)?)
+        Ok(self.network()?.counters(&EndpointId::of(id.as_str())?)?)
     }
 }
 
