@@ -116,6 +116,7 @@ pub fn mount_process() -> Result<(), HostError> {
         Err(error) => return Err(broken("read the brief on", "standard input")(error.into())),
     };
     crate::sys::memory::map_large_blocks();
+    crate::sys::memory::keep_one_heap();
     // Fails only for a process group leader, which a started process is not.
     let _session = rustix::process::setsid();
     let mut answered = false;
