@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::error::{BenchError, Result};
 use crate::host::mount_table;
 
@@ -10,6 +12,8 @@ use crate::host::mount_table;
 #[derive(Clone, Debug)]
 pub(super) struct Cgroup {
     path: PathBuf,
+    /// Where the hierarchy is mounted.
+    top: PathBuf,
     /// The file with the bytes in use.
     usage: &'static str,
     /// The cgroup that this process was started in.
@@ -41,7 +45,8 @@ impl Cgroup {
                 let base = entry.mountpoint.join(path);
                 // The one hierarchy that has the controller.
                 if base.join(USAGE[0]).exists() {
-                    return Ok(Self { path: base.join(name), usage: USAGE[0], home: base });
+                    let top = entry.mountpoint.clone();
+                    return Ok(Self { path: base.join(name), top, usage: USAGE[0], home: base });
                 }
             }
         }
@@ -51,7 +56,8 @@ impl Cgroup {
             let given = fs::read_to_string(entry.mountpoint.join("cgroup.subtree_control"));
             if given.is_ok_and(|given| given.split_whitespace().any(|one| one == "memory")) {
                 let home = entry.mountpoint.join(path_in("").unwrap_or_default());
-                return Ok(Self { path: entry.mountpoint.join(name), usage: USAGE[1], home });
+                let top = entry.mountpoint.clone();
+                return Ok(Self { path: top.join(name), top, usage: USAGE[1], home });
             }
         }
         Err("no cgroup hierarchy with the memory controller is mounted".to_owned())
@@ -74,6 +80,11 @@ impl Cgroup {
         Ok(Self { path, ..self.clone() })
     }
 
+    /// How it is called.
+    pub(super) fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// The file that moves whoever writes 0 into it.
     pub(super) fn door(&self) -> PathBuf {
         self.path.join("cgroup.procs")
@@ -94,11 +105,46 @@ impl Cgroup {
         Ok(text.trim().parse().unwrap_or_default())
     }
 
-    /// Its processes.
+    /// Of these bytes, those of page cache: files that its processes touched first.
+    pub(super) fn cache_bytes(&self) -> Result<u64> {
+        let path = self.path.join("memory.stat");
+        let text = fs::read_to_string(&path).map_err(BenchError::at("read", &path))?;
+        // With all groups below it: version 2 counts so by itself, version 1 under another name.
+        let field = if self.usage == USAGE[0] { "total_cache " } else { "file " };
+        let value = text.lines().find_map(|line| line.strip_prefix(field));
+        Ok(value.and_then(|value| value.trim().parse().ok()).unwrap_or_default())
+    }
+
+    /// The cgroup of this path below the top of the hierarchy, which others make and remove.
+    pub(super) fn elsewhere(&self, path: &str) -> Self {
+        Self { path: self.top.join(path), ..self.clone() }
+    }
+
+    /// Its processes, and those of the cgroups below it.
     pub(super) fn processes(&self) -> Result<Vec<u32>> {
-        let door = self.door();
-        let text = fs::read_to_string(&door).map_err(BenchError::at("read", door))?;
-        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+        let mut all = Vec::new();
+        let mut todo = vec![self.path.clone()];
+        while let Some(path) = todo.pop() {
+            let door = path.join("cgroup.procs");
+            let text = match fs::read_to_string(&door) {
+                // Whoever made it has removed it again.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                text => text.map_err(BenchError::at("read", door))?,
+            };
+            all.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+            todo.extend(below(&path));
+        }
+        Ok(all)
+    }
+
+    /// Ends its processes.
+    pub(super) fn kill(&self) {
+        for pid in self.processes().unwrap_or_default() {
+            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+                // It ended by itself, which is as good.
+                let _killed = kill_process(pid, Signal::KILL);
+            }
+        }
     }
 
     /// Removes it with those below it; processes that still end there are waited for.
@@ -120,11 +166,17 @@ impl Drop for Visit {
     }
 }
 
-/// Removes the cgroup at `path`, and those below it.
-pub(super) fn remove(path: &Path) {
-    let below = fs::read_dir(path).into_iter().flatten().flatten();
-    for entry in below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        remove(&entry.path());
+/// The cgroups right below the one at `path`.
+fn below(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    groups.map(|entry| entry.path()).collect()
+}
+
+/// Removes the cgroup at `path`, and those below it; it is well if there is none.
+fn remove(path: &Path) {
+    for path in below(path) {
+        remove(&path);
     }
     // A process that was killed a moment ago leaves its cgroup when it is reaped.
     for _ in 0..1000 {

@@ -1,6 +1,6 @@
 //! Measuring in turns, and what may be concluded from it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +53,8 @@ pub struct Ratio {
     pub low: f64,
     /// A quarter of the rounds is above.
     pub high: f64,
-    /// Whether the rounds differ by less than the contenders do; otherwise there is no ratio.
+    /// Whether there are rounds enough and they differ by less than the contenders do; otherwise
+    /// there is no ratio.
     pub clear: bool,
 }
 
@@ -64,7 +65,8 @@ impl Ratio {
         let pairs = what.samples.iter().zip(&base.samples);
         let each: Vec<f64> = pairs.map(|(what, base)| what / base).collect();
         let [low, median, high] = [0.25, 0.5, 0.75].map(|part| quantile(&each, part));
-        Self { median, low, high, clear: high - low < (median - 1.0).abs() }
+        let enough = each.len() >= LEAST;
+        Self { median, low, high, clear: enough && high - low < (median - 1.0).abs() }
     }
 }
 
@@ -90,9 +92,17 @@ pub(super) fn seconds<T>(work: impl FnOnce() -> Result<T>) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64())
 }
 
+/// How long the rounds of one row may take in all before there are enough of them.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Rounds below which nothing is concluded.
+const LEAST: usize = 3;
+
 /// Lets every contender work in turns: `warm_ups` rounds that do not count, then `rounds`.
 ///
-/// Each round begins with the next contender, so that none always follows the same one.
+/// Each round begins with the next contender, so that none always follows the same one. What
+/// takes longer than [`PATIENCE`] has fewer rounds, but [`LEAST`], so that a run ends in its time
+/// on a slow disk too.
 pub(super) fn interleave(
     mut works: Vec<Work<'_>>,
     warm_ups: usize,
@@ -100,7 +110,11 @@ pub(super) fn interleave(
 ) -> Result<Vec<Series>> {
     let mut series: Vec<Series> =
         works.iter().map(|work| Series { name: work.name.clone(), samples: vec![] }).collect();
+    let begun = Instant::now();
     for round in 0..warm_ups + rounds {
+        if round >= warm_ups + LEAST && begun.elapsed() > PATIENCE {
+            break;
+        }
         for turn in 0..works.len() {
             let at = (round + turn) % works.len();
             let measured = (works[at].run)()?;
@@ -133,6 +147,7 @@ mod tests {
         let base = series(&[1.0, 1.0, 1.0, 1.0]);
         assert!(Ratio::of(&series(&[2.0, 2.1, 2.0, 1.9]), &base).clear);
         assert!(!Ratio::of(&series(&[1.1, 0.7, 1.6, 0.9]), &base).clear);
+        assert!(!Ratio::of(&series(&[2.0, 2.0]), &base).clear, "two rounds are none");
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl Drop for Scratch {
 }
 
 fn remove(scratch: &Path) -> Result<()> {
-    memory::sweep(&scratch.file_name().unwrap_or_default().to_string_lossy());
+    memory::sweep(scratch);
     unmount_beneath(scratch);
     remove_tree(scratch)
 }
@@ -240,7 +240,7 @@ fn measure_all(brief: &Brief, emit: &mut dyn FnMut(&Event)) -> Result<Results> {
         started,
         seconds: 0.0,
         machine: Machine::describe(scratch),
-        settings: settings.clone(),
+        settings: settings.without_paths(),
         sizes,
         templates: Vec::new(),
         savings: Vec::new(),
@@ -249,6 +249,7 @@ fn measure_all(brief: &Brief, emit: &mut dyn FnMut(&Event)) -> Result<Results> {
         latencies: Vec::new(),
         growth: Vec::new(),
         skipped: Vec::new(),
+        steps: Vec::new(),
     };
     let mut session = Session {
         settings,
@@ -295,6 +296,7 @@ fn measure_all(brief: &Brief, emit: &mut dyn FnMut(&Event)) -> Result<Results> {
         }
     }
     let mut results = session.results;
+    results.steps = session.clock.finish();
     results.seconds = begun.elapsed().as_secs_f64();
     Ok(results)
 }

@@ -46,6 +46,20 @@ pub struct Results {
     pub growth: Vec<Curve>,
     /// What was not measured, and why.
     pub skipped: Vec<Skipped>,
+    /// How long each step of the run took.
+    #[serde(default)]
+    pub steps: Vec<StepTime>,
+}
+
+/// How long a step of a run took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepTime {
+    /// The step, as the progress shows it.
+    pub name: String,
+    /// What was planned, for an optimised build at the standard sizes.
+    pub planned_seconds: f64,
+    /// What it took.
+    pub seconds: f64,
 }
 
 /// What a template is.
@@ -160,11 +174,14 @@ pub struct MemoryOf {
     /// The memory cgroup of what serves the roots: mount processes, and the kernel's own
     /// memory for the mounts.
     pub servers_cgroup_bytes: u64,
+    /// Of these, the page cache: what the servers read first, such as Mica's own program.
+    #[serde(default)]
+    pub servers_cache_bytes: u64,
     /// Sum of the proportional set sizes of the containers' processes.
     pub pss_bytes: u64,
-    /// Sum of the proportional set sizes of the mount processes.
+    /// Sum of the proportional set sizes of the mount processes, the supervisor and its monitors.
     pub servers_pss_bytes: u64,
-    /// Memory that a single mount process has for itself, summed.
+    /// Memory that each of these has for itself, summed.
     pub servers_private_bytes: u64,
     /// Page cache of what all roots share: lower directory or objects; of full copies, all.
     pub cache_shared_bytes: u64,

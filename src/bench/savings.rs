@@ -32,7 +32,7 @@ pub(super) fn steps(containers: u32, roots: u32) -> Vec<(String, f64)> {
         ("savings: reflink copies".to_owned(), 15.0),
         ("savings: a day's writes".to_owned(), f64::from(containers) * 0.5),
         ("savings: an upgrade".to_owned(), f64::from(containers) * 0.5),
-        ("savings: templates that overlap".to_owned(), 15.0),
+        ("savings: templates that overlap".to_owned(), 30.0),
     ]
 }
 
@@ -389,19 +389,33 @@ fn changes(
     Ok(())
 }
 
-/// Roots of templates that have files in common: those that were asked for, or the one and a
-/// next release of it that is made here.
+/// Roots of templates that have files in common: the first and each other one that was asked for,
+/// or the one and a next release of it that is made here.
 fn overlapping(session: &mut Session<'_>, templates: &[Prepared]) -> Result<()> {
-    let place = session.place("overlap")?;
-    let mut trees: Vec<PathBuf> = templates.iter().map(|one| one.tree.clone()).collect();
-    let mut note = templates.iter().map(|one| one.name.clone()).collect::<Vec<_>>().join(" and ");
-    if let [only] = trees.as_slice() {
-        let next = place.path("next");
-        run(tool("cp").arg("-a").arg(only).arg(&next))?;
-        upgrade(&next, &upgraded(&next)?)?;
-        note.push_str(", and a copy of it with one file in 25 replaced, as a next release");
-        trees.push(next);
+    let Some((first, others)) = templates.split_first() else { return Ok(()) };
+    for other in others {
+        let name = format!("{} and {}", first.name, other.name);
+        let note = format!("roots of {name}, in turn");
+        overlap(session, &[first.tree.clone(), other.tree.clone()], name, note)?;
     }
+    if others.is_empty() {
+        let place = session.place("release")?;
+        let next = place.path("next");
+        run(tool("cp").arg("-a").arg(&first.tree).arg(&next))?;
+        upgrade(&next, &upgraded(&next)?)?;
+        let note = format!(
+            "roots of {}, and of a copy of it with one file in 25 replaced, as a next release",
+            first.name
+        );
+        let name = "templates that overlap".to_owned();
+        overlap(session, &[first.tree.clone(), next], name, note)?;
+    }
+    Ok(())
+}
+
+/// Roots of several templates, in turn.
+fn overlap(session: &mut Session<'_>, trees: &[PathBuf], name: String, note: String) -> Result<()> {
+    let place = session.place("overlap")?;
     let stock = Stock::at(place.path("store"), &session.settings.program);
     let mut of_trees = Vec::new();
     for (number, tree) in trees.iter().enumerate() {
@@ -450,8 +464,8 @@ fn overlapping(session: &mut Session<'_>, templates: &[Prepared]) -> Result<()> 
     }
     points.sort_by_key(|one| one.roots);
     session.results.savings.push(SavingsCase {
-        name: "templates that overlap".to_owned(),
-        note: format!("roots of {note}, in turn"),
+        name,
+        note,
         points,
         ideal: series.iter().map(|roots| (*roots, ideal)).collect(),
     });

@@ -77,6 +77,8 @@ impl Session<'_> {
 
     /// Keeps why something is not measured, and tells it.
     pub(super) fn skip(&mut self, what: &str, why: String) {
+        // Paths of the run's own directory, which is gone when somebody reads this.
+        let why = why.replace(&*self.scratch.to_string_lossy(), "…");
         (self.emit)(&Event::Note(format!("{what}: not measured: {why}")));
         self.results.skipped.push(Skipped { what: what.to_owned(), why });
     }

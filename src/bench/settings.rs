@@ -1,6 +1,6 @@
 //! What is asked of a run, and how large everything is then.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,11 +39,27 @@ pub struct Settings {
     /// Only the sections of the speed part whose name holds this.
     pub only: Option<String>,
     /// Where the templates are.
+    #[serde(default, skip_serializing_if = "is_empty")]
     pub store: PathBuf,
     /// The directory on the disk to measure.
+    #[serde(default, skip_serializing_if = "is_empty")]
     pub dir: PathBuf,
     /// This program, which serves the roots.
+    #[serde(default, skip_serializing_if = "is_empty")]
     pub program: PathBuf,
+}
+
+impl Settings {
+    /// The same without the paths of one machine, which say nothing to who reads a report.
+    #[must_use]
+    pub(super) fn without_paths(&self) -> Self {
+        let none = PathBuf::new;
+        Self { store: none(), dir: none(), program: none(), ..self.clone() }
+    }
+}
+
+fn is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 /// How much of everything.
@@ -87,6 +103,12 @@ pub struct Sizes {
     pub import_bytes: u64,
     /// Single operations whose latency is kept, for each contender.
     pub latencies: usize,
+    /// Rounds of a whole workload.
+    #[serde(default)]
+    pub workload_rounds: usize,
+    /// Clients that stand for many.
+    #[serde(default)]
+    pub crowd: usize,
     /// Most roots whose disk space is measured.
     pub roots: u32,
     /// Most roots mounted at the same time.
@@ -118,6 +140,8 @@ impl Scale {
             reflink_bytes: 512 << 20,
             import_bytes: 800 << 20,
             latencies: 50_000,
+            workload_rounds: 5,
+            crowd: 8,
             roots: 1000,
             mounted: 1000,
             growth_files: 1_000_000,
@@ -139,18 +163,20 @@ impl Scale {
                 ..full
             },
             Self::Quick => Sizes {
-                tree_files: 4000,
-                layers: 4,
-                rounds: 5,
+                tree_files: 2000,
+                layers: 2,
+                rounds: 4,
                 slow_rounds: 3,
                 drop_caches: false,
-                big_bytes: 16 << 20,
+                big_bytes: 8 << 20,
                 random: 2000,
                 small_files: 200,
                 copy_bytes: 8 << 20,
                 reflink_bytes: 16 << 20,
-                import_bytes: 16 << 20,
+                import_bytes: 8 << 20,
                 latencies: 2000,
+                workload_rounds: 1,
+                crowd: 2,
                 roots: 20,
                 mounted: 10,
                 growth_files: 10_000,
@@ -171,6 +197,8 @@ impl Scale {
                 reflink_bytes: 2 << 20,
                 import_bytes: 2 << 20,
                 latencies: 100,
+                workload_rounds: 1,
+                crowd: 2,
                 roots: 3,
                 mounted: 2,
                 growth_files: 1000,

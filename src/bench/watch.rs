@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::results::StepTime;
 use super::row::Row;
 
 /// Something that a watcher may show.
@@ -46,21 +47,41 @@ pub(super) struct Clock {
     /// Names and planned seconds.
     steps: Vec<(String, f64)>,
     at: usize,
+    entered: Option<(String, Instant)>,
+    took: Vec<StepTime>,
 }
 
 impl Clock {
     pub(super) fn new(steps: Vec<(String, f64)>) -> Self {
-        Self { begun: Instant::now(), steps, at: 0 }
+        Self { begun: Instant::now(), steps, at: 0, entered: None, took: Vec::new() }
     }
 
     /// The step named `name` begins: what is done, and the seconds left.
     pub(super) fn enter(&mut self, name: &str) -> (f64, f64) {
+        self.leave();
+        self.entered = Some((name.to_owned(), Instant::now()));
         if let Some(found) = self.steps[self.at..].iter().position(|(step, _)| step == name) {
             self.at += found;
         }
         let (before, after) = self.steps.split_at(self.at);
         let sum = |steps: &[(String, f64)]| steps.iter().map(|(_, seconds)| seconds).sum::<f64>();
         forecast(self.begun.elapsed().as_secs_f64(), sum(before), sum(after))
+    }
+
+    /// The step that was entered last is over.
+    fn leave(&mut self) {
+        if let Some((name, entered)) = self.entered.take() {
+            let planned = self.steps.iter().find(|(step, _)| *step == name);
+            let planned_seconds = planned.map_or(0.0, |(_, seconds)| *seconds);
+            let seconds = entered.elapsed().as_secs_f64();
+            self.took.push(StepTime { name, planned_seconds, seconds });
+        }
+    }
+
+    /// How long each step took, the last one too.
+    pub(super) fn finish(mut self) -> Vec<StepTime> {
+        self.leave();
+        self.took
     }
 }
 
@@ -89,5 +110,8 @@ mod tests {
         assert!((150.0..200.0).contains(&left), "twice as slow as planned: {left}");
         let mut clock = Clock::new(vec![("a".to_owned(), 1.0), ("b".to_owned(), 3.0)]);
         assert_eq!(clock.enter("b").0, 0.25);
+        let took = clock.finish();
+        assert_eq!(took.len(), 1, "the first step was never entered: {took:?}");
+        assert_eq!((took[0].name.as_str(), took[0].planned_seconds), ("b", 3.0));
     }
 }

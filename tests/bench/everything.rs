@@ -13,7 +13,7 @@ fn array<'a>(value: &'a Value, name: &str) -> &'a Vec<Value> {
 }
 
 #[test]
-fn everything_has_figures_of_every_contender_and_a_report() {
+fn everything_has_figures_that_hold_and_a_report() {
     require_root();
     let _alone = alone();
     let scratch = Scratch::new("bench-all");
@@ -32,7 +32,10 @@ fn everything_has_figures_of_every_contender_and_a_report() {
     memory(&results);
     speed(&results);
     growth(&results);
+    steps(&results);
     report(&out, &results);
+    crate::counts::disk_space_is_what_du_counts(&scratch, &store, &results);
+    crate::counts::memory_is_what_proc_counts(&scratch, &store, &results);
     comparison(&store, &out, &scratch.path().join("other"), results);
 }
 
@@ -120,6 +123,25 @@ fn growth(results: &Value) {
                 assert!(!point[1].as_array().unwrap().is_empty(), "{curve}");
             }
         }
+    }
+}
+
+/// Each step is told with its time, and none of the paths of this machine.
+fn steps(results: &Value) {
+    let steps = array(results, "steps");
+    let names: Vec<&str> = steps.iter().map(|step| step["name"].as_str().unwrap()).collect();
+    for name in ["templates", "memory: shell", "savings: roots", "speed: latency", "growth: files"]
+    {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    for step in steps {
+        println!("{step}");
+    }
+    let sum: f64 = steps.iter().map(|step| step["seconds"].as_f64().unwrap()).sum();
+    assert!(sum <= results["seconds"].as_f64().unwrap(), "{sum} of {}", results["seconds"]);
+    assert!(!results.to_string().contains("/mica-bench-"), "a path of the run: {results}");
+    for name in ["store", "dir", "program"] {
+        assert!(results["settings"].get(name).is_none(), "{name}");
     }
 }
 

@@ -17,6 +17,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use support::{Scratch, Store, Succeed};
 
+/// What the shells of a run do.
+pub(crate) const SHELL: &str = "ls -l /usr/bin /etc >/dev/null; echo ready; \
+                                while read -r line; do :; done";
+
 /// Lets tests run one after the other: the mount namespace of a run holds copies of all mounts,
 /// also of the disk that another test wants to unmount.
 fn alone() -> MutexGuard<'static, ()> {

@@ -162,7 +162,8 @@ pub(super) fn ticks(span: &std::ops::Range<f64>) -> Vec<f64> {
     let between: &[f64] = match decades {
         many if many > 3.0 => &[1.0],
         some if some > 1.5 => &[1.0, 3.0],
-        _few => &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0],
+        one if one > 0.7 => &[1.0, 2.0, 5.0],
+        _part => &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0],
     };
     let powers = (-12..=12).map(|power| 10_f64.powi(power));
     let all = powers.flat_map(|power| between.iter().map(move |part| part * power));

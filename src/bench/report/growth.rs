@@ -86,6 +86,8 @@ fn one<DB: DrawingBackend>(area: &Area<DB>, curve: &Curve) -> Outcome<DB> {
     for line in &curve.lines {
         let paint = colour(&line.name);
         let middle = line.points.iter().map(|(at, samples)| (*at, quantile(samples, 0.5)));
+        // Nothing at all has no place along logarithms.
+        let middle = middle.filter(|(_, value)| *value > 0.0);
         chart.draw_series(LineSeries::new(middle, paint.stroke_width(3)).point_size(4))?;
         for (at, samples) in line.points.iter().filter(|(_, samples)| samples.len() > 1) {
             let [low, high] = [0.0, 1.0].map(|part| quantile(samples, part));

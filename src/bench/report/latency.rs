@@ -26,7 +26,8 @@ impl Drawing for Picture<'_> {
     }
 
     fn draw<DB: DrawingBackend>(&self, area: &Area<DB>) -> Outcome<DB> {
-        let title = "How long one operation takes, warm, client and server on one processor";
+        let title = "How long one operation takes: warm, client and server on one processor, \
+                     without the slowest 1 %";
         caption(area, title, (24, 14), 24)?;
         let names = self.latencies.first().map(|one| &one.contenders);
         let names: Vec<&str> = names.into_iter().flatten().map(|of| of.name.as_str()).collect();
@@ -41,8 +42,8 @@ impl Drawing for Picture<'_> {
 }
 
 fn one<DB: DrawingBackend>(area: &Area<DB>, latency: &Latency) -> Outcome<DB> {
-    // The slowest few would stretch the axis over what nobody can read then.
-    let shown = |part: f64| part <= 99.9;
+    // The slowest of a hundred would stretch the axis over what nobody can read then.
+    let shown = |part: f64| part <= 99.0;
     let all = latency.contenders.iter().flat_map(|of| &of.nanoseconds);
     let span = span(all.filter(|(part, _)| shown(*part)).map(|(_, nanos)| nanos / 1e3));
     let at = ticks(&span);
@@ -60,7 +61,7 @@ fn one<DB: DrawingBackend>(area: &Area<DB>, latency: &Latency) -> Outcome<DB> {
         .axis_style(AXIS)
         .label_style(letters(18))
         .axis_desc_style(letters(19))
-        .x_desc("at most, µs")
+        .x_desc("takes at most, µs")
         .y_desc("operations, %")
         .x_label_formatter(&|value| short(*value))
         .y_label_formatter(&|value| short(*value))

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{headlines, size};
-use crate::bench::results::{FULL_COPIES, MemoryCase, Results, SavingsCase};
+use crate::bench::results::{FULL_COPIES, MemoryCase, Results, SavingsCase, StepTime};
 use crate::bench::row::{Row, number};
 
 /// All tables.
@@ -21,6 +21,9 @@ pub(super) fn summary(results: &Results) -> String {
     for case in &results.savings {
         text.push_str(&savings(case));
     }
+    if let Some(case) = results.savings.first() {
+        text.push_str(&inodes(case));
+    }
     if !results.memory.is_empty() {
         text.push_str(&memory(&results.memory));
     }
@@ -33,6 +36,7 @@ pub(super) fn summary(results: &Results) -> String {
             let _written = writeln!(text, "- {}: {}", skipped.what, skipped.why);
         }
     }
+    text.push_str(&steps(&results.steps));
     text
 }
 
@@ -72,9 +76,39 @@ fn savings(case: &SavingsCase) -> String {
     text
 }
 
+/// How many inodes the roots of the first case take.
+fn inodes(case: &SavingsCase) -> String {
+    let roots: Vec<u32> = case.ideal.iter().map(|(roots, _)| *roots).collect();
+    let heads: Vec<String> = roots.iter().map(|roots| format!("{roots} |")).collect();
+    let mut text = format!(
+        "\nInodes, {}; computed numbers in brackets:\n\n| roots | {}\n|---|{}\n",
+        case.name,
+        heads.join(" "),
+        "---|".repeat(roots.len())
+    );
+    for name in case.contenders() {
+        let cells = roots.iter().map(|roots| match case.point(name, *roots) {
+            Some(point) if point.measured => format!("{} |", point.inodes),
+            Some(point) => format!("({}) |", point.inodes),
+            None => "– |".to_owned(),
+        });
+        let _written = writeln!(text, "| {name} | {}", cells.collect::<Vec<_>>().join(" "));
+    }
+    text
+}
+
+/// How long the steps of the run took.
+fn steps(steps: &[StepTime]) -> String {
+    let mut text = "\nThe run itself:\n\n| step | seconds | planned |\n|---|---|---|\n".to_owned();
+    for StepTime { name, planned_seconds, seconds } in steps {
+        let _written = writeln!(text, "| {name} | {seconds:.0} | {planned_seconds:.0} |");
+    }
+    text
+}
+
 fn memory(cases: &[MemoryCase]) -> String {
     let mut text = "\nMemory of one container:\n\n\
-        | runs | on | containers | in all | its cgroup | serving it | Pss | mount process, private | page cache: shared, private, own |\n\
+        | runs | on | containers | in all | its cgroup | serving it (of which page cache) | Pss | serving processes, private | page cache: shared, private, own |\n\
         |---|---|---|---|---|---|---|---|---|\n"
         .to_owned();
     for case in cases {
@@ -82,13 +116,14 @@ fn memory(cases: &[MemoryCase]) -> String {
             let each = |bytes: u64| size(bytes / u64::from(of.containers.max(1)));
             let _written = writeln!(
                 text,
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {}, {}, {} in all |",
+                "| {} | {} | {} | {} | {} | {} ({}) | {} | {} | {}, {}, {} in all |",
                 case.workload,
                 of.contender,
                 of.containers,
                 size(of.each_bytes()),
                 each(of.cgroups_bytes),
                 each(of.servers_cgroup_bytes),
+                each(of.servers_cache_bytes),
                 each(of.pss_bytes),
                 each(of.servers_private_bytes),
                 size(of.cache_shared_bytes),

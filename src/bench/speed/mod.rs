@@ -2,6 +2,7 @@
 
 mod content;
 mod import;
+mod jobs;
 mod latency;
 mod metadata;
 mod mount;

@@ -6,11 +6,20 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use super::Json;
 
+/// How templates are had that every workload runs in.
+const TEMPLATES: &str = "\
+Templates that have all that is measured (other packages do, what they lack is left out and said):
+  mmdebstrap --variant=minbase --include=python3,nginx-light,systemd-sysv,dbus,openssh-server bookworm - | mica template import debian:12 -
+  mmdebstrap --variant=minbase --include=python3,nginx-light,systemd-sysv,dbus,openssh-server trixie - | mica template import debian:13 -
+  mmdebstrap --variant=minbase --include=python3,gcc,libc6-dev bookworm - | mica template import debian:build -
+  mica bench --template debian:12 --template debian:13 --template debian:build
+Peers and tools, where they are missing: apt-get install fuse-overlayfs runc xfsprogs git fio";
+
 /// Measures N roots of a template beside N full copies, reflink copies, kernel overlayfs and
 /// fuse-overlayfs, in turns in one run. Everything is made in a directory of its own and gone
 /// at the end; the machine's page cache is dropped on the way (not with --quick).
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, after_help = TEMPLATES)]
 pub(in crate::cli) struct Bench {
     #[command(subcommand)]
     pub(in crate::cli) verb: Option<BenchVerb>,
@@ -24,7 +33,7 @@ pub(in crate::cli) struct Bench {
     /// A template of the store; may be given many times, the first is the one the roots are made of [default: programs of this host]
     #[arg(long, value_name = "TEMPLATE")]
     pub(in crate::cli) template: Vec<String>,
-    /// What the containers run whose memory is measured: shell, python, nginx; may be given many times [default: all that a template has]
+    /// What the containers run whose memory is measured: shell, python, nginx, systemd; may be given many times [default: all that a template has]
     #[arg(long, value_name = "WORKLOAD")]
     pub(in crate::cli) workload: Vec<String>,
     /// Where the report goes; what is there of an earlier one is replaced

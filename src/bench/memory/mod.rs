@@ -3,86 +3,29 @@
 //! One contender after the other, each from an empty page cache, so that whoever touches a
 //! page first is charged for it. What serves the roots is in a cgroup too, and counted.
 
+mod systems;
+mod workload;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command};
 
 use super::cgroup::Cgroup;
-use super::contender::{Kind, Mounted};
+use super::contender::{Kind, Lower, Mounted};
 use super::error::{BenchError, Result};
 use super::fixture;
 use super::machine::{drop_caches, meminfo, process_memory};
+use super::place::Place;
 use super::results::{FULL_COPIES, MemoryCase, MemoryOf};
-use super::run::{has_inside, inside, tool};
+use super::run::{has, has_inside, run};
 use super::session::Session;
 use super::template::Prepared;
 use crate::host::footprint::{drop_cached, resident_bytes};
 use crate::inspect::Library;
-
-/// How long a workload may take until it answers.
-const PATIENCE: Duration = Duration::from_secs(60);
+use workload::Workload;
 
 /// Bytes that a container of a workload may take at most, for the plan.
-const EACH: u64 = 48 << 20;
-
-/// What runs in a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Workload {
-    /// A shell that looks around once and then loops.
-    Shell,
-    /// `python3 -m http.server`, asked once.
-    Python,
-    /// nginx with one worker, asked once.
-    Nginx,
-}
-
-impl Workload {
-    const ALL: [Self; 3] = [Self::Shell, Self::Python, Self::Nginx];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Shell => "shell",
-            Self::Python => "python",
-            Self::Nginx => "nginx",
-        }
-    }
-
-    fn program(self) -> &'static str {
-        match self {
-            Self::Shell => "sh",
-            Self::Python => "python3",
-            Self::Nginx => "nginx",
-        }
-    }
-
-    /// What is run in the root, and whether it listens on `port`.
-    fn start(self, root: &Path, port: u16) -> Result<(Command, bool)> {
-        let port_text = port.to_string();
-        Ok(match self {
-            Self::Shell => {
-                let script = "ls -l /usr/bin /etc >/dev/null; echo ready; \
-                              while :; do read -t 60 x || :; done";
-                (inside(root, &["sh", "-c", script]), false)
-            }
-            Self::Python => {
-                let words = ["python3", "-m", "http.server", "--bind", "127.0.0.1", &port_text];
-                (inside(root, &words), true)
-            }
-            Self::Nginx => {
-                let config = format!(
-                    "daemon off; worker_processes 1; pid /tmp/bench-nginx.pid; error_log stderr;\n\
-                     events {{}}\n\
-                     http {{ access_log off; server {{ listen 127.0.0.1:{port}; root /etc; }} }}\n"
-                );
-                fixture::file(root, "tmp/bench-nginx.conf", config.as_bytes())?;
-                (inside(root, &["nginx", "-c", "/tmp/bench-nginx.conf"]), true)
-            }
-        })
-    }
-}
+const EACH: u64 = 64 << 20;
 
 /// Names of all workloads, for a sentence.
 fn known() -> String {
@@ -134,6 +77,8 @@ pub(super) fn measure(session: &mut Session<'_>, templates: &[Prepared]) -> Resu
             return Ok(());
         }
     };
+    // A store of the template that the last workload ran in.
+    let mut stores: Option<(&str, Place, Lower)> = None;
     for workload in wanted(&session.settings.workloads)? {
         let found = templates.iter().find(|one| has_inside(&one.tree, workload.program()));
         let Some(template) = found else {
@@ -143,8 +88,28 @@ pub(super) fn measure(session: &mut Session<'_>, templates: &[Prepared]) -> Resu
             );
             continue;
         };
+        if workload == Workload::Systemd && !has("runc") {
+            let why = "runc, which runs the peers' containers, is not installed here; \
+                       apt-get install runc";
+            session.skip(&step(workload), why.to_owned());
+            continue;
+        }
         session.part(&step(workload), "memory", |session| {
-            let contenders = of_workload(session, workload, template, &cgroup)?;
+            if stores.as_ref().is_none_or(|(name, ..)| *name != template.name) {
+                drop(stores.take());
+                let place = session.place("memory")?;
+                let lower = session.import(&place, &template.tree)?;
+                stores = Some((&template.name, place, lower));
+            }
+            let Some((_, place, lower)) = &stores else { return Ok(()) };
+            let contenders = match of_workload(session, workload, template, place, lower, &cgroup) {
+                // Not every release of systemd boots on every host.
+                Err(error) if workload == Workload::Systemd => {
+                    session.skip(&step(workload), crate::host::sentence(&error));
+                    return Ok(());
+                }
+                measured => measured?,
+            };
             session.results.memory.push(MemoryCase {
                 workload: workload.name().to_owned(),
                 template: template.name.clone(),
@@ -156,25 +121,34 @@ pub(super) fn measure(session: &mut Session<'_>, templates: &[Prepared]) -> Resu
     Ok(())
 }
 
-/// Roots of one contender, and whose pages are whose.
+/// Roots of one contender, what keeps them, and whose pages are whose.
 struct Roots {
     who: &'static str,
+    /// Where they are; empty if the supervisor mounts them.
     roots: Vec<PathBuf>,
     mounted: Vec<Mounted>,
+    supervisor: Option<systems::Supervisor>,
     shared: Vec<PathBuf>,
     privates: Option<PathBuf>,
     store: Option<PathBuf>,
 }
 
+/// Starts the containers of some roots.
+type Start<'a> = &'a dyn Fn(&Roots, &Group) -> Result<Running>;
+
 fn of_workload(
     session: &mut Session<'_>,
     workload: Workload,
     template: &Prepared,
+    place: &Place,
+    lower: &Lower,
     cgroup: &Cgroup,
 ) -> Result<Vec<MemoryOf>> {
-    let place = session.place("memory")?;
-    let lower = session.import(&place, &template.tree)?;
     let count = session.settings.containers;
+    let bundles = place.directory("bundles")?;
+    let in_chroot = |roots: &Roots, group: &Group| in_chroot(workload, roots, group);
+    let by_runc = |roots: &Roots, group: &Group| systems::by_runc(&bundles, roots, group);
+    let start: Start<'_> = if workload == Workload::Systemd { &by_runc } else { &in_chroot };
     let mut measured = Vec::new();
     // Copies of the template that has this workload.
     let first = session.results.templates.first().is_some_and(|one| one.name == template.name);
@@ -192,15 +166,21 @@ fn of_workload(
                 &|_| Ok(None),
             )?;
             let all = copies.all().to_vec();
-            measured.push(copies_of(session, workload, all, cgroup)?);
+            measured.push(copies_of(session, all, cgroup, start)?);
             drop(copies);
             Vec::new()
         }
     };
     if !copies.is_empty() {
-        measured.push(copies_of(session, workload, copies, cgroup)?);
+        measured.push(copies_of(session, copies, cgroup, start)?);
     }
+    let all = [lower.tree.clone(), lower.stock.path().to_owned()];
     for kind in Kind::here() {
+        if kind == Kind::Mica && workload == Workload::Systemd {
+            let build = || systems::supervised(&lower.stock, count);
+            measured.push(run_all(session, cgroup, &all, build, &systems::started)?);
+            continue;
+        }
         let privates = place.directory("privates")?;
         let build = || -> Result<Roots> {
             let mut mounted = Vec::new();
@@ -213,53 +193,78 @@ fn of_workload(
                 who: kind.name(),
                 roots: mounted.iter().map(|one| one.path().to_owned()).collect(),
                 mounted,
+                supervisor: None,
                 shared: if kind == Kind::Mica { vec![] } else { vec![lower.tree.clone()] },
                 privates: Some(privates.clone()),
                 store: (kind == Kind::Mica).then(|| lower.stock.path().to_owned()),
             })
         };
-        let all = [lower.tree.clone(), lower.stock.path().to_owned()];
-        measured.push(run_all(session, workload, cgroup, &all, build)?);
+        measured.push(run_all(session, cgroup, &all, build, start)?);
     }
     Ok(measured)
 }
 
 fn copies_of(
     session: &Session<'_>,
-    workload: Workload,
     copies: Vec<PathBuf>,
     cgroup: &Cgroup,
+    start: Start<'_>,
 ) -> Result<MemoryOf> {
     let all = copies.clone();
-    run_all(session, workload, cgroup, &all, || {
+    let build = || {
         Ok(Roots {
             who: FULL_COPIES,
             roots: copies.clone(),
             mounted: vec![],
+            supervisor: None,
             shared: copies,
             privates: None,
             store: None,
         })
-    })
+    };
+    run_all(session, cgroup, &all, build, start)
 }
 
-/// Processes and cgroups of one measurement; dropping it ends and removes them.
+/// The cgroups of one measurement; dropping it ends what is still in them and removes them.
+struct Group {
+    top: Cgroup,
+    /// Of what serves the roots.
+    servers: Cgroup,
+}
+
+impl Group {
+    fn make(top: &Cgroup) -> Result<Self> {
+        top.make()?;
+        Ok(Self { top: top.clone(), servers: top.child("servers")? })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.servers.kill();
+        self.top.remove();
+    }
+}
+
+/// Containers that run; dropping it ends them.
+#[derive(Default)]
 struct Running {
-    cgroup: Cgroup,
     children: Vec<Child>,
+    /// A cgroup for each container.
     cells: Vec<Cgroup>,
+    /// What ends the containers that are not children of this process.
+    ends: Vec<Command>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        for cell in &self.cells {
-            for pid in cell.processes().unwrap_or_default() {
-                let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-                if let Some(pid) = pid {
-                    // It ended by itself, which is as good.
-                    let _killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                }
+        for end in &mut self.ends {
+            if let Err(error) = run(end) {
+                tracing::warn!(error = crate::host::sentence(&error), "a container stays");
             }
+        }
+        for cell in &self.cells {
+            cell.kill();
         }
         for child in &mut self.children {
             let _killed = child.kill();
@@ -267,54 +272,57 @@ impl Drop for Running {
                 tracing::warn!(%error, "a workload cannot be waited for");
             }
         }
-        self.cgroup.remove();
     }
 }
 
-/// Mounts the roots, runs the workload in each, and measures.
+/// The workload in each root, by chroot, in a cgroup of its own.
+fn in_chroot(workload: Workload, roots: &Roots, group: &Group) -> Result<Running> {
+    let mut running = Running::default();
+    for (number, root) in roots.roots.iter().enumerate() {
+        let cell = group.top.child(&format!("cell-{number}"))?;
+        running.cells.push(cell.clone());
+        running.children.push(workload::start(workload, root, &cell)?);
+    }
+    Ok(running)
+}
+
+/// Mounts the roots, runs something in each, and measures.
 fn run_all(
     session: &Session<'_>,
-    workload: Workload,
     cgroup: &Cgroup,
     trees: &[PathBuf],
     build: impl FnOnce() -> Result<Roots>,
+    start: Start<'_>,
 ) -> Result<MemoryOf> {
-    cgroup.make()?;
-    let mut running = Running { cgroup: cgroup.clone(), children: Vec::new(), cells: Vec::new() };
+    // Dropped last: first end the containers, then their roots.
+    let group = Group::make(cgroup)?;
     forget(session, trees)?;
     let before = meminfo("MemFree");
-    let servers = cgroup.child("servers")?;
-    running.cells.push(servers.clone());
     let roots = {
         // What serves the roots is started in there, so that all it touches is counted there.
-        let _visit = servers.enter()?;
+        let _visit = group.servers.enter()?;
         build()?
     };
-    for (number, root) in roots.roots.iter().enumerate() {
-        let cell = cgroup.child(&format!("cell-{number}"))?;
-        running.cells.push(cell.clone());
-        running.children.push(start(workload, root, &cell)?);
-    }
+    let running = start(&roots, &group)?;
     let mut of = MemoryOf {
         contender: roots.who.to_owned(),
-        containers: u32::try_from(roots.roots.len()).unwrap_or(u32::MAX),
-        servers_cgroup_bytes: servers.bytes()?,
+        containers: u32::try_from(running.cells.len()).unwrap_or(u32::MAX),
+        servers_cgroup_bytes: group.servers.bytes()?,
+        servers_cache_bytes: group.servers.cache_bytes()?,
         machine_bytes: before.saturating_sub(meminfo("MemFree")),
         ..MemoryOf::default()
     };
-    for cell in running.cells.iter().skip(1) {
+    for cell in &running.cells {
         of.cgroups_bytes += cell.bytes()?;
         let processes = cell.processes()?;
         of.pss_bytes +=
             processes.iter().filter_map(|pid| process_memory(*pid)).map(|one| one.pss).sum::<u64>();
     }
-    for server in roots.mounted.iter().filter_map(Mounted::server).filter_map(process_memory) {
+    for server in group.servers.processes()?.into_iter().filter_map(process_memory) {
         of.servers_pss_bytes += server.pss;
         of.servers_private_bytes += server.private_dirty + server.private_clean;
     }
     page_cache(&roots, &mut of)?;
-    drop(running);
-    drop(roots);
     Ok(of)
 }
 
@@ -353,79 +361,15 @@ fn page_cache(roots: &Roots, of: &mut MemoryOf) -> Result<()> {
     Ok(())
 }
 
-/// Starts the workload in `root` within `cell`; returns once it answers.
-fn start(workload: Workload, root: &Path, cell: &Cgroup) -> Result<Child> {
-    let port = free_port()?;
-    let (command, listens) = workload.start(root, port)?;
-    let mut started = tool("sh");
-    // 0 stands for whoever writes it; then the very same process goes on.
-    started.args(["-c", "echo 0 > \"$0\" && exec \"$@\""]).arg(cell.door());
-    started.arg(command.get_program()).args(command.get_args()).env_clear();
-    started.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    started.stdin(if listens { Stdio::null() } else { Stdio::piped() });
-    started.stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = started.spawn().map_err(BenchError::at("start", workload.program()))?;
-    let ready = if listens { ask(port, &mut child) } else { hear(&mut child) };
-    if ready.is_err() {
-        let _killed = child.kill();
-        let _ended = child.wait();
-    }
-    ready.map(|()| child)
-}
-
-/// A port that nobody has now.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
-}
-
-/// Waits for the line "ready".
-fn hear(child: &mut Child) -> Result<()> {
-    let mut line = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut line)?;
-    }
-    if line.trim() == "ready" { Ok(()) } else { Err(silent(child)) }
-}
-
-/// Asks over HTTP until there is an answer.
-fn ask(port: u16, child: &mut Child) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        if child.try_wait()?.is_some() {
-            break;
-        }
-        if let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer)?;
-            if answer.starts_with(b"HTTP/1.") {
-                return Ok(());
-            }
-        }
-        // Nobody tells when somebody else's socket begins to listen.
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    Err(silent(child))
-}
-
-fn silent(child: &mut Child) -> BenchError {
-    let ended = child.try_wait().ok().flatten();
-    let status = ended.map_or_else(|| "it runs".to_owned(), |status| status.to_string());
-    BenchError::Program {
-        program: "the workload".to_owned(),
-        status,
-        said: "it did not answer".to_owned(),
-    }
-}
-
-/// Removes what a run of this name left behind that was ended outright.
-pub(super) fn sweep(name: &str) {
-    if let Ok(cgroup) = Cgroup::of_run(name)
+/// Removes the cgroups that the run with this directory left behind, which was ended outright.
+pub(super) fn sweep(scratch: &Path) {
+    let name = scratch.file_name().unwrap_or_default().to_string_lossy();
+    if let Ok(cgroup) = Cgroup::of_run(&name)
         && fs::symlink_metadata(cgroup.door()).is_ok()
     {
         cgroup.remove();
     }
+    systems::sweep(scratch);
 }
 
 #[cfg(test)]
