@@ -166,6 +166,41 @@ fn nothing_small_adds_up_unseen() {
 }
 
 #[test]
+fn empty_files_do_not_use_up_the_hosts_inodes() {
+    let root = Root::new(&["-o", "size=2M"]);
+    let path = |number: u64| root.path(&format!("etc/empty{number}"));
+    let mut made = 0;
+    let refused = loop {
+        let done = if made % 2 == 0 {
+            File::create(path(made)).map(drop)
+        } else {
+            std::os::unix::fs::symlink("x", path(made))
+        };
+        match done {
+            Ok(()) => made += 1,
+            refused => break refused,
+        }
+        assert!(made < 5000, "nobody stops it");
+    };
+    assert!(is_over_quota(refused));
+    // As many as are allowed at least, but for what a private directory is made of.
+    assert!((4000..=4096).contains(&made), "{made}");
+    let inodes =
+        Command::new("df").args(["--output=itotal,iavail"]).arg(root.mounted.path()).succeed();
+    let inodes: Vec<u64> = inodes.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    assert_eq!(inodes, [4096, 0]);
+    // What is removed makes room, and a second name takes none.
+    fs::hard_link(path(0), path(made)).unwrap();
+    for number in 1..20 {
+        fs::remove_file(path(number)).unwrap();
+    }
+    // The kernel forgets a removed one some time later.
+    for number in 1..20 {
+        again_until("there is room again", || File::create(path(number)).is_ok());
+    }
+}
+
+#[test]
 fn mapped_pages_beyond_the_limit_are_lost_and_reported() {
     let root = Root::new(&["-o", "size=1M"]);
     // A file with a hole, mapped: the pages are written back when the program asks, or later.

@@ -71,7 +71,9 @@ impl FileSystem {
         let large = matches!(entry, NewEntry::Directory | NewEntry::Symlink(_));
         let room =
             self.reserve(quota::name_bytes(name) + if large { quota::UNIT_BYTES } else { 0 })?;
+        let file = self.new_file()?;
         let made = self.union.create(parent, name, entry, birth)?;
+        file.made();
         room.settle(0, quota::name_bytes(name) + made.blocks.saturating_mul(512));
         Ok(made)
     }

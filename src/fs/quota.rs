@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{FileSystem, FsError};
+use crate::private::Allocated;
 use crate::union::{NodeId, Space};
 
 /// What a file grows by, at least, wherever it is written.
@@ -38,11 +39,16 @@ pub(super) fn name_bytes(name: &[u8]) -> u64 {
 
 const UNLIMITED: u64 = u64::MAX;
 
+/// So many files are allowed under any limit.
+const LEAST_FILES: u64 = 4096;
+
 /// The limit and what counts against it.
 #[derive(Debug)]
 pub(super) struct Quota {
     limit: AtomicU64,
     used: AtomicU64,
+    /// Inodes, those under way among them: the host's file system may have so many and no more.
+    files: AtomicU64,
     /// Set aside for operations under way.
     reserved: AtomicU64,
     /// Something may have been freed since the last count: counted up whenever it was.
@@ -63,6 +69,7 @@ impl Default for Quota {
         Self {
             limit: AtomicU64::new(UNLIMITED),
             used: AtomicU64::new(0),
+            files: AtomicU64::new(0),
             reserved: AtomicU64::new(0),
             freed: AtomicU64::new(0),
             counted: Mutex::new(None),
@@ -106,7 +113,38 @@ impl Drop for Room<'_> {
     }
 }
 
+/// An inode about to be made. Dropped without [`NewFile::made`], there is none.
+#[must_use]
+pub(super) struct NewFile<'a>(Option<&'a Quota>);
+
+impl NewFile<'_> {
+    /// It is there.
+    pub(super) fn made(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for NewFile<'_> {
+    fn drop(&mut self) {
+        if let Some(quota) = self.0 {
+            quota.fewer_files(1);
+        }
+    }
+}
+
 impl Quota {
+    /// A count meanwhile may have left out one that is just being made: never below none.
+    fn fewer_files(&self, count: u64) {
+        let less = |files: u64| Some(files.saturating_sub(count));
+        let _before = self.files.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+    }
+
+    fn try_file(&self, most: u64) -> Option<NewFile<'_>> {
+        let before = self.files.fetch_add(1, Ordering::AcqRel);
+        let file = NewFile(Some(self));
+        (before < most).then_some(file)
+    }
+
     pub(super) fn is_set(&self) -> bool {
         self.limit() != UNLIMITED
     }
@@ -201,6 +239,41 @@ impl FileSystem {
         Err(FsError::Host(Errno::DQUOT))
     }
 
+    /// Lets an inode be made. Under a limit there are as many as the host's file system has for that
+    /// part of its disk: otherwise empty files would use up what all share.
+    ///
+    /// # Errors
+    /// `EDQUOT`.
+    pub(super) fn new_file(&self) -> Result<NewFile<'_>, FsError> {
+        if !self.quota.is_set() {
+            return Ok(NewFile(None));
+        }
+        if self.is_stale() {
+            self.count()?;
+        }
+        let Some(most) = self.most_files(self.union.space()?) else { return Ok(NewFile(None)) };
+        if let Some(file) = self.quota.try_file(most) {
+            return Ok(file);
+        }
+        if self.may_be_less() {
+            self.count()?;
+            if let Some(file) = self.quota.try_file(most) {
+                return Ok(file);
+            }
+        }
+        Err(FsError::Host(Errno::DQUOT))
+    }
+
+    /// How many inodes the limit gives; none where the host makes them as they are needed.
+    fn most_files(&self, space: Space) -> Option<u64> {
+        let bytes = u128::from(space.blocks) * u128::from(space.fragment_bytes);
+        if bytes == 0 || space.files == 0 {
+            return None;
+        }
+        let part = u128::from(self.quota.limit()) * u128::from(space.files) / bytes;
+        Some(u64::try_from(part).unwrap_or(u64::MAX).max(LEAST_FILES))
+    }
+
     /// Room for writing `len` bytes at `offset` of `file`, and how many of them there is room for.
     /// Blocks that the file has are written over without any.
     ///
@@ -273,7 +346,11 @@ impl FileSystem {
         let units = |bytes: u64| bytes / space.fragment_bytes;
         let blocks = units(self.quota.limit()).min(space.blocks);
         let free = units(self.quota.limit().saturating_sub(used));
+        let most = self.most_files(space).unwrap_or(space.files).min(space.files);
+        let left = most.saturating_sub(self.quota.files.load(Ordering::Acquire));
         Ok(Space {
+            files: most,
+            files_free: left.min(space.files_free),
             blocks,
             free: free.min(space.free),
             available: free.min(space.available),
@@ -303,11 +380,17 @@ impl FileSystem {
         let begun = Instant::now();
         let freed = self.quota.freed.load(Ordering::Acquire);
         let before = self.quota.used.load(Ordering::Acquire);
-        let bytes = self.union.allocated_bytes()?;
+        let files = self.quota.files.load(Ordering::Acquire);
+        let Allocated { bytes, files: found } = self.union.allocated()?;
         if bytes >= before {
             self.quota.used.fetch_add(bytes - before, Ordering::AcqRel);
         } else {
             self.quota.used.fetch_sub(before - bytes, Ordering::AcqRel);
+        }
+        if found >= files {
+            self.quota.files.fetch_add(found - files, Ordering::AcqRel);
+        } else {
+            self.quota.fewer_files(files - found);
         }
         let unseen = self.union.written_unseen() > 0;
         *counted = Some(Counted { at: Instant::now(), took: begun.elapsed(), freed, unseen });

@@ -11,25 +11,35 @@ use super::PrivateLayer;
 /// What stat(2) counts blocks in.
 const BLOCK_BYTES: u64 = 512;
 
+/// What a private directory takes of its file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allocated {
+    /// Bytes of blocks.
+    pub bytes: u64,
+    /// Inodes.
+    pub files: u64,
+}
+
 impl PrivateLayer {
-    /// Bytes that everything in the private directory has allocated, each inode once, as du(1)
-    /// counts them. What comes and goes meanwhile may be counted or not.
+    /// What everything in the private directory has allocated, each inode once, as du(1)
+    /// counts. What comes and goes meanwhile may be counted or not.
     ///
     /// # Errors
     /// The host's errno.
-    pub fn allocated_bytes(&self) -> Result<u64, Errno> {
+    pub fn allocated(&self) -> Result<Allocated, Errno> {
         let mut count = Count::default();
         for part in [self.upper(), self.work(), self.index()] {
             count.inode(part, c"")?;
             count.directory(open(part, c".")?)?;
         }
-        Ok(count.blocks.saturating_mul(BLOCK_BYTES))
+        Ok(Allocated { bytes: count.blocks.saturating_mul(BLOCK_BYTES), files: count.files })
     }
 }
 
 #[derive(Default)]
 struct Count {
     blocks: u64,
+    files: u64,
     /// Inodes with several names that were counted.
     linked: HashSet<(u64, u64)>,
 }
@@ -43,6 +53,7 @@ impl Count {
         };
         let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         if directory || stat.st_nlink == 1 || self.linked.insert((stat.st_dev, stat.st_ino)) {
+            self.files = self.files.saturating_add(1);
             self.blocks = self.blocks.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0));
         }
         Ok(())

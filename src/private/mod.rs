@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+pub use allocated::Allocated;
 pub use look::PrivateView;
 pub use record::PrivateRecord;
 pub use stage::{NewInode, Staged};

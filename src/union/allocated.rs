@@ -6,29 +6,31 @@ use std::sync::atomic::Ordering;
 
 use super::{Bytes, Node, NodeId, Union, UnionError};
 use crate::layer::FileKind;
+use crate::private::Allocated;
 use crate::sys::inode;
 
 /// What stat(2) counts blocks in.
 const BLOCK_BYTES: u64 = 512;
 
 impl Union {
-    /// Bytes that the private layer has allocated, as du(1) counts them, and those of files that
+    /// What the private layer has allocated, as du(1) counts, and what files have that
     /// have lost their last name and are still in use.
     ///
     /// # Errors
     /// The host's errno.
-    pub fn allocated_bytes(&self) -> Result<u64, UnionError> {
-        let Some(private) = &self.private else { return Ok(0) };
-        let mut bytes = private.allocated_bytes()?;
+    pub fn allocated(&self) -> Result<Allocated, UnionError> {
+        let Some(private) = &self.private else { return Ok(Allocated { bytes: 0, files: 0 }) };
+        let mut all = private.allocated()?;
         let unlinked: Vec<Arc<Node>> = {
             let table = self.table.read();
             let files = table.nodes.values().filter(|node| node.kind == FileKind::Regular);
             files.filter(|node| node.is_unlinked()).cloned().collect()
         };
         for node in unlinked {
-            bytes = bytes.saturating_add(self.node_bytes(&node)?);
+            all.bytes = all.bytes.saturating_add(self.node_bytes(&node)?);
+            all.files = all.files.saturating_add(1);
         }
-        Ok(bytes)
+        Ok(all)
     }
 
     /// Bytes that the private file of `id` has allocated; 0 while its content is an object.
