@@ -106,6 +106,12 @@ impl FileSystem {
             }
             // What is served from here is opened anew, from what it is then.
             *served = Served::default();
+            if self.union.has_several_names(place)? {
+                if state.passthrough > 0 {
+                    return Err(ReferError::InUse);
+                }
+                return self.union.refer_linked(place, lease, object);
+            }
             // Who reads an unshared file sees what others write, so nobody may keep the old inode.
             if !shared && (state.passthrough > 0 || !lease.is_sole_user()) {
                 return Err(ReferError::InUse);

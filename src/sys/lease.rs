@@ -63,10 +63,15 @@ impl ReadLease {
     pub fn give_back_if_wanted(&self) -> bool {
         let wanted = !self.holds();
         if wanted {
-            // Broken by force already: then there is nothing to give back.
-            let _given_back = set(self.0.as_fd(), libc::F_UNLCK);
+            self.give_back();
         }
         wanted
+    }
+
+    /// Gives the lease back; from then on it does not hold.
+    pub fn give_back(&self) {
+        // Broken by force already: then there is nothing to give back.
+        let _given_back = set(self.0.as_fd(), libc::F_UNLCK);
     }
 
     /// True if nobody else has the file open or mapped, for reading either; from here on who opens
@@ -85,8 +90,7 @@ impl AsFd for ReadLease {
 
 impl Drop for ReadLease {
     fn drop(&mut self) {
-        // Broken by force already: then there is nothing to give back.
-        let _given_back = set(self.0.as_fd(), libc::F_UNLCK);
+        self.give_back();
     }
 }
 

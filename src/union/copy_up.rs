@@ -25,7 +25,7 @@ use crate::sys::copy::{Copied, copy_data};
 use crate::sys::{durable, inode};
 
 /// File capabilities, which the host drops on every write.
-const CAPABILITY: &[u8] = b"security.capability";
+pub(super) const CAPABILITY: &[u8] = b"security.capability";
 
 impl Union {
     /// The private inode of `id`, made by a metadata-only copy-up if it has none.
@@ -413,7 +413,7 @@ fn settle(node: &Node, file: &OwnedFd, copied: Copied) -> Result<(), UnionError>
 }
 
 /// Makes a half-filled file the hole it was, and gives back the room it took.
-fn unfill(file: &OwnedFd, filling: &Filling) -> Result<(), Errno> {
+pub(super) fn unfill(file: &OwnedFd, filling: &Filling) -> Result<(), Errno> {
     rustix::fs::ftruncate(file, 0)?;
     rustix::fs::ftruncate(file, filling.size)?;
     restore_capability(file, filling)?;

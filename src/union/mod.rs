@@ -22,6 +22,7 @@ mod origin;
 mod place;
 mod policy;
 mod refer;
+mod refer_linked;
 mod relink;
 mod remove;
 mod rename;

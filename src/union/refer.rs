@@ -36,8 +36,8 @@ pub enum ReferError {
     /// Somebody writes to it, or would no longer see what others write.
     #[error("it is in use")]
     InUse,
-    /// It has several names.
-    #[error("it has several names")]
+    /// It has several names, not all of which are known.
+    #[error("it has several names, not all of which are known")]
     Linked,
     /// The merged view, the store or the host.
     #[error(transparent)]
@@ -167,6 +167,10 @@ impl Union {
         let PrivatePlace { parent, name, node, .. } = place;
         let Some(_copying) = node.copying.try_lock() else { return Err(ReferError::InUse) };
         let status = self.replaceable(node, lease, &object)?;
+        // One rename replaces one name: between two of them a cut would part the others from it.
+        if status.nlink != 1 || node.indexed.load(Ordering::Acquire) {
+            return Err(ReferError::Linked);
+        }
         // There and of the right length: nothing may refer to an object that is not.
         drop(self.open_object(&object).map_err(ReferError::from)?);
         let private = self.private()?;
@@ -192,7 +196,7 @@ impl Union {
     }
 
     /// Tells whether the file of `node` may be replaced now.
-    fn replaceable(
+    pub(super) fn replaceable(
         &self,
         node: &Node,
         lease: &ReadLease,
@@ -212,10 +216,6 @@ impl Union {
             || status.size != object.size
         {
             return Err(ReferError::Changed);
-        }
-        // One rename replaces one name: between two of them a cut would part the others from it.
-        if status.nlink != 1 || node.indexed.load(Ordering::Acquire) {
-            return Err(ReferError::Linked);
         }
         // Descriptors that read an older object know it by another number.
         if node.supersedes.load(Ordering::Acquire) != 0 || !lease.holds() {
@@ -264,7 +264,7 @@ impl Union {
 
     /// An absolute path that the tree does not have, so that the kernel's overlayfs finds no data
     /// for a reference and says so, where it would show another file's or zeros.
-    fn nowhere(&self) -> Result<Vec<u8>, UnionError> {
+    pub(super) fn nowhere(&self) -> Result<Vec<u8>, UnionError> {
         let root = self.tree.root()?;
         let mut path = b"/\xffmica.object".to_vec();
         while self.tree.lookup(&root, path.get(1..).unwrap_or_default())?.is_some() {

@@ -1,6 +1,7 @@
 //! Killed, cut off and out of room at every step: nothing is lost, and a second run does the rest.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal};
@@ -29,6 +30,8 @@ fn fill(stage: &Stage) {
         for (at, file) in FILES.iter().enumerate() {
             fs::write(root.path().join(file), content(at)).unwrap();
         }
+        // The template has it under two names.
+        fs::write(root.path().join("usr/lib/one"), content(9)).unwrap();
         Command::new("sync").arg("-f").arg(stage.private(name)).succeed();
         root.unmount();
     }
@@ -44,6 +47,13 @@ fn judge(stage: &Stage, when: &str) {
             let found = fs::read(root.path().join(file));
             assert!(found.is_ok_and(|found| found == content(at)), "{when}: {file} of {name}");
         }
+        let names = ["one", "two"].map(|file| root.path().join("usr/lib").join(file));
+        for path in &names {
+            assert!(fs::read(path).unwrap() == content(9), "{when}: {path:?}");
+            assert_eq!(fs::metadata(path).unwrap().nlink(), 2, "{when}: {path:?}");
+        }
+        let numbers = names.each_ref().map(|path| fs::metadata(path).unwrap().ino());
+        assert_eq!(numbers[0], numbers[1], "{when}: one file under two names");
         root.unmount();
     }
 }
@@ -52,6 +62,12 @@ fn finish(stage: &Stage, when: &str) {
     stage.reshare(&["--all"]);
     for (name, file) in ["one", "two"].iter().flat_map(|name| FILES.map(|file| (name, file))) {
         assert!(stage.is_reference(name, file), "{when}: {file} of {name} is not shared");
+    }
+    for (name, file) in ["one", "two"].iter().flat_map(|name| ["one", "two"].map(|f| (name, f))) {
+        let path = format!("usr/lib/{file}");
+        assert!(stage.is_reference(name, &path), "{when}: {path} of {name} is not shared");
+        let room = fs::metadata(stage.upper(name, &path)).unwrap().blocks();
+        assert!(room <= 8, "{when}: {path} of {name} takes {room} blocks");
     }
     judge(stage, when);
     let left = fs::read_dir(stage.store.path().join("staging")).unwrap().count();

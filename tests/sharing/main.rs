@@ -8,6 +8,7 @@
 mod alike;
 mod cuts;
 mod logs;
+mod names;
 mod race;
 mod stage;
 #[path = "../support/mod.rs"]

@@ -26,11 +26,14 @@ enum Way {
     Linked,
     /// Puts a whole new file in its place.
     Replaced,
+    /// Writes through one of the names that the template gives it and reads through the other.
+    Named,
     /// Only looks, through a descriptor from before.
     Reads,
 }
 
-const WAYS: [Way; 6] = [Way::Anew, Way::Kept, Way::Mapped, Way::Linked, Way::Replaced, Way::Reads];
+const WAYS: [Way; 7] =
+    [Way::Anew, Way::Kept, Way::Mapped, Way::Linked, Way::Replaced, Way::Named, Way::Reads];
 
 /// The content that all roots come back to: what makes their files alike again and again.
 fn plain(file: usize) -> Vec<u8> {
@@ -101,6 +104,7 @@ impl Writer<'_> {
                 open(&link).write_all_at(block, at).unwrap();
                 fs::remove_file(&link).unwrap();
             }
+            Way::Named => open(&self.path.with_file_name("two")).write_all_at(block, at).unwrap(),
             Way::Replaced => {
                 let fresh = self.path.with_extension("new");
                 fs::write(&fresh, whole).unwrap();
@@ -162,7 +166,10 @@ fn hammer(passthrough: bool, at_rest: bool) {
     let names = ["one", "two", "three"];
     let mount = |name: &str| stage.mount_with(name, |options| options.passthrough(passthrough));
     let roots: Vec<Mounted> = names.map(mount).into();
-    let file = |root: &Path, file: usize| root.join(format!("usr/lib/file{file}"));
+    let file = |root: &Path, file: usize| {
+        let named = WAYS[file] == Way::Named;
+        root.join(if named { "usr/lib/one".to_owned() } else { format!("usr/lib/file{file}") })
+    };
     for root in &roots {
         for (at, _) in WAYS.iter().enumerate() {
             fs::write(file(root.path(), at), plain(at)).unwrap();

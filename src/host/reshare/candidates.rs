@@ -75,6 +75,7 @@ pub(super) fn walk(
     let shared = member.shared.contains(upper.tree(), TreeIno::ROOT)?;
     let open = top.status.mode & OTHERS_SEARCH != 0;
     let (origin, dir) = (top.origin, Arc::new(Kept::new(top.fd, 0)));
+    let mut linked = HashSet::new();
     let mut left = vec![Place { dir, origin, path: Vec::new(), shared, open, depth: 0 }];
     while let Some(place) = left.pop() {
         let dir = match place.dir.open(upper) {
@@ -128,6 +129,7 @@ pub(super) fn walk(
                     };
                     if let Ok(Bytes::Private) = upper.bytes(&entry)
                         && is_wanted(&file, &entry, filter, skipped)
+                        && is_first_name(&entry, &mut linked)
                     {
                         found.push(file);
                     }
@@ -150,7 +152,8 @@ fn is_wanted(file: &Candidate, entry: &Entry, filter: &Filter<'_>, skipped: &mut
         skipped.small += 1;
         return false;
     }
-    if entry.status.nlink != 1 {
+    // Of one that was copied up with its names these may all be known; who replaces it looks.
+    if entry.status.nlink != 1 && entry.origin.is_none() {
         skipped.linked += 1;
         return false;
     }
@@ -159,6 +162,11 @@ fn is_wanted(file: &Candidate, entry: &Entry, filter: &Filter<'_>, skipped: &mut
         return false;
     }
     true
+}
+
+/// Whether no other name of the file was seen before.
+fn is_first_name(entry: &Entry, linked: &mut HashSet<u64>) -> bool {
+    entry.status.nlink == 1 || linked.insert(entry.status.ino)
 }
 
 /// Whether files of `entry`, or in it, are opened shared: by the template's path of what was
