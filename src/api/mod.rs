@@ -13,6 +13,7 @@ mod observe;
 mod refusal;
 mod routes;
 mod server;
+mod sharing;
 pub mod wire;
 
 pub use client::{Client, ClientError, Connection, at, of};

@@ -16,7 +16,7 @@ use super::refusal::Refused;
 use super::wire::{
     ContainerAnswer, Done, InfoAnswer, Name, NodeAnswer, Set, Stop, StopNode, UsageAnswer,
 };
-use super::{exec, logs, metrics, observe};
+use super::{exec, logs, metrics, observe, sharing};
 use crate::node::Node;
 use crate::node::create::Wanted;
 use crate::node::daemon::SetDone;
@@ -35,7 +35,7 @@ pub(super) struct Door {
     pub(super) end: mpsc::Sender<()>,
 }
 
-type Answer<T> = Result<Json<T>, Refused>;
+pub(super) type Answer<T> = Result<Json<T>, Refused>;
 
 /// A request's JSON; an empty body is an empty object.
 pub(super) struct Asked<T>(pub(super) T);
@@ -64,6 +64,7 @@ pub(super) fn router(door: Door) -> Router {
     Router::new()
         .route("/v1/node", get(node))
         .route("/v1/node/stop", post(stop_node))
+        .route("/v1/sharing", get(sharing::tell).patch(sharing::change))
         .route("/v1/containers", get(list).post(create))
         .route("/v1/containers/{ct}", get(info).patch(set).delete(delete))
         .route("/v1/containers/{ct}/start", post(start))

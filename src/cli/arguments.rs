@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub(super) use bench::{Bench, BenchPart, BenchVerb};
 pub(super) use containers::{
     Console, Copy, Create, Delete, Enter, Exec, Logs, NodeVerb, Ps, Rename, Run, Set, Settings,
-    Stop, Targets, Top,
+    Sharing, Stop, Targets, Top,
 };
 pub(super) use templates::{
     Cat, FileType, Files, LayerVerb, TemplateCheck, Tree, TreeDiff, TreeShape,

@@ -1,4 +1,4 @@
-//! `mica node start|run|stop|status|unit`
+//! `mica node start|run|stop|status|sharing|unit`
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::arguments::{Json, NodeVerb};
+use super::arguments::{Json, NodeVerb, Sharing};
 use super::output::Output;
 use super::output::size;
 use crate::api::wire::{NodeAnswer, StopNode};
 use crate::api::{self, Background, Client, ClientError};
 use crate::node::life;
+use crate::node::sharing::{SharingAnswer, SharingChange};
 
 /// How long the daemon may take to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,6 +45,7 @@ pub(super) fn run(verb: &NodeVerb, store: &Path, output: Output) -> Result<ExitC
         }
         NodeVerb::Stop { containers } => stop(*containers, store, output)?,
         NodeVerb::Status(json) => return status(*json, store, output),
+        NodeVerb::Sharing(wanted) => sharing(wanted, store, output)?,
         NodeVerb::Unit => {
             output.line(life::unit(&program()?, store).trim_end())?;
         }
@@ -111,4 +113,55 @@ fn status(json: Json, store: &Path, output: Output) -> Result<ExitCode> {
         output.line(format!("{label:<12} {value}"))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn sharing(wanted: &Sharing, store: &Path, output: Output) -> Result<()> {
+    let client = Client::connect(store)?;
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let change = SharingChange {
+        paused: (wanted.pause || wanted.resume).then_some(wanted.pause),
+        every_ms: wanted.every.map(ms),
+        bytes_per_second: wanted.rate,
+        least_age_ms: wanted.min_age.map(ms),
+    };
+    let answer: SharingAnswer = if change == SharingChange::default() {
+        client.get("/v1/sharing")?
+    } else {
+        client.patch("/v1/sharing", &change)?
+    };
+    if wanted.json.json {
+        return output.json(&answer);
+    }
+    let settings = answer.settings;
+    let time = |ms| humantime::format_duration(Duration::from_millis(ms)).to_string();
+    let rate = match settings.bytes_per_second {
+        0 => "as fast as it goes".to_owned(),
+        bytes => format!("{} a second", size(bytes)),
+    };
+    let last = match &answer.last {
+        None => "none yet".to_owned(),
+        Some(last) => match &last.failed {
+            Some(reason) => format!("nothing was done: {reason}"),
+            None => {
+                let won = |bytes: i64| size(u64::try_from(bytes).unwrap_or(0));
+                format!(
+                    "{} files in {}, {} of disk and {} of memory won",
+                    last.files,
+                    time(last.milliseconds),
+                    won(last.disk_bytes),
+                    won(last.memory_bytes)
+                )
+            }
+        },
+    };
+    for (label, value) in [
+        ("state", if settings.paused { "paused" } else { "goes on" }.to_owned()),
+        ("runs every", time(settings.every_ms)),
+        ("reads", rate),
+        ("leaves alone", format!("what changed within {}", time(settings.least_age_ms))),
+        ("last run", last),
+    ] {
+        output.line(format!("{label:<12} {value}"))?;
+    }
+    Ok(())
 }

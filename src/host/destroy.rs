@@ -34,6 +34,7 @@ const PARTS: &[&str] = &[
     "trees",
     "layers",
     "containers",
+    "sharing.json",
     "roots",
     "staging",
     "quarantine",

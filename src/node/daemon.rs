@@ -18,6 +18,7 @@ use super::machine::{Handle, Machine};
 use super::phase::Phase;
 use super::queue::{Ended, Request};
 use super::registry::{Recorded, Registry};
+use super::sharing::Sharing;
 use super::target::{self, Known};
 use crate::container::config::{ContainerId, ContainerName, RestartPolicy};
 use crate::host::store::StoreLock;
@@ -45,6 +46,7 @@ pub struct Node {
     /// Held by whoever makes or names a container: names, users and addresses are chosen beside
     /// those of all others.
     naming: Mutex<()>,
+    sharing: Sharing,
     began: Instant,
     _store: StoreLock,
     _alone: Lock,
@@ -85,12 +87,14 @@ impl Node {
             let driver = Arc::new(Driver::new(Arc::new(store), program, Arc::clone(&registry))?);
             driver.sweep()?;
             let found = registry.list()?;
+            let sharing = Sharing::begin(driver.store().path())?;
             let node = Self {
                 registry,
                 driver,
                 events: Events::default(),
                 containers: RwLock::new(BTreeMap::new()),
                 naming: Mutex::new(()),
+                sharing,
                 began: Instant::now(),
                 _store: shared,
                 _alone: lock,
@@ -181,6 +185,12 @@ impl Node {
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// What brings containers back together in the background.
+    #[must_use]
+    pub fn sharing(&self) -> &Sharing {
+        &self.sharing
     }
 
     /// When this daemon began.
@@ -302,6 +312,7 @@ impl Node {
                 create::check(&changed.config)?;
                 create::admitted(&changed.config, &others)?;
                 changed.state.addresses = driver.network().reallocate(&changed, &others)?;
+                driver.allow_sharing(&changed)?;
                 let notes =
                     if phase.is_up() { driver.follow(recorded, &changed)? } else { Vec::new() };
                 if let Err(error) = registry.write_config(&changed.config) {

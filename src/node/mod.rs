@@ -19,6 +19,7 @@ pub mod phase;
 pub mod queue;
 pub mod registry;
 pub mod restart;
+pub mod sharing;
 pub mod state;
 pub mod target;
 

@@ -118,7 +118,7 @@ fn the_background_shares_by_itself_and_not_while_it_is_held() {
         least_age: Duration::ZERO,
         ..Rhythm::default()
     };
-    let background = Background::start(stage.store.path(), rhythm).unwrap();
+    let background = Background::start(stage.store.path(), rhythm, false).unwrap();
     again_until("the first file is not shared", || {
         stage.is_reference("one", "usr/lib/first") && stage.is_reference("two", "usr/lib/first")
     });

@@ -12,5 +12,6 @@ mod faults;
 mod life;
 mod network;
 mod set;
+mod sharing;
 mod stage;
 mod system;

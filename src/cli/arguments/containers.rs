@@ -350,6 +350,29 @@ pub(in crate::cli) enum NodeVerb {
     },
     /// Tell whether the daemon runs, and what it has
     Status(Json),
+    /// Bring containers back together in the background: how, and what it did last
+    Sharing(Sharing),
     /// Print a systemd unit for the daemon
     Unit,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Sharing {
+    /// Read and replace nothing until it is resumed
+    #[arg(long, conflicts_with = "resume")]
+    pub(in crate::cli) pause: bool,
+    /// Go on
+    #[arg(long)]
+    pub(in crate::cli) resume: bool,
+    /// Time between two runs, as in `15m`
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(in crate::cli) every: Option<std::time::Duration>,
+    /// Read so many bytes in a second at most, as in `20M`; 0: as fast as it goes
+    #[arg(long, value_name = "SIZE", value_parser = crate::cli::output::parse_size)]
+    pub(in crate::cli) rate: Option<u64>,
+    /// Leave alone what changed more lately, as in `1h`
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(in crate::cli) min_age: Option<std::time::Duration>,
+    #[command(flatten)]
+    pub(in crate::cli) json: Json,
 }

@@ -588,7 +588,7 @@ pub const KEYS: &[Key] = &[
         [],
         true,
         false,
-        "whether private copies of shared files are given back: manual, on-stop or never",
+        "with whom what it changed may be shared again: off, templates or all",
         plain!(reshare, parse_reshare, reshare)
     ),
     key!(

@@ -82,17 +82,17 @@ pub enum RestartPolicy {
     Always,
 }
 
-/// Whether private copies of what the store has are given back.
+/// With whom it shares what it changed, once that is the same elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ResharePolicy {
-    /// Only when asked.
+    /// With nobody: its private files are left alone.
+    Off,
+    /// With templates alone.
+    Templates,
+    /// Also with other containers.
     #[default]
-    Manual,
-    /// When the container has stopped.
-    OnStop,
-    /// Never, also when asked for all containers.
-    Never,
+    All,
 }
 
 /// A command whose success means that the container works.

@@ -55,7 +55,7 @@ const VALUES: &[(&str, &str)] = &[
     ("read-only", "yes"),
     ("runtime", "runc"),
     ("disk-image", "yes"),
-    ("reshare", "on-stop"),
+    ("reshare", "templates"),
     ("log.size", "1MiB"),
     ("log.files", "7"),
 ];
@@ -134,6 +134,7 @@ fn a_wrong_value_changes_nothing_and_says_what_would_do() {
         ("command", "echo 'a"),
         ("environment.", "x"),
         ("autostart", "maybe"),
+        ("reshare", "some"),
     ] {
         let told = config.set(name, value).expect_err(value).to_string();
         assert!(told.contains(':'), "{told}");

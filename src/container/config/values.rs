@@ -109,18 +109,18 @@ pub(super) fn restart(policy: &RestartPolicy) -> String {
 
 pub(super) fn parse_reshare(text: &str) -> Result<ResharePolicy, ValueError> {
     match text {
-        "manual" => Ok(ResharePolicy::Manual),
-        "on-stop" => Ok(ResharePolicy::OnStop),
-        "never" => Ok(ResharePolicy::Never),
-        _ => Err(error(text, "manual, on-stop or never")),
+        "off" | "never" => Ok(ResharePolicy::Off),
+        "templates" => Ok(ResharePolicy::Templates),
+        "all" => Ok(ResharePolicy::All),
+        _ => Err(error(text, "off, templates or all")),
     }
 }
 
 pub(super) fn reshare(policy: &ResharePolicy) -> String {
     match policy {
-        ResharePolicy::Manual => String::new(),
-        ResharePolicy::OnStop => "on-stop".to_owned(),
-        ResharePolicy::Never => "never".to_owned(),
+        ResharePolicy::All => String::new(),
+        ResharePolicy::Templates => "templates".to_owned(),
+        ResharePolicy::Off => "off".to_owned(),
     }
 }
 

@@ -47,12 +47,16 @@ pub struct Background {
 }
 
 impl Background {
-    /// Starts to share what all roots of the store at `path` hold alike.
+    /// Starts to share what all roots of the store at `path` hold alike, after a first rest; paused,
+    /// it waits to be resumed.
     ///
     /// # Errors
     /// [`HostError::System`] if no thread can be started.
-    pub fn start(path: &Path, rhythm: Rhythm) -> Result<Self, HostError> {
+    pub fn start(path: &Path, rhythm: Rhythm, paused: bool) -> Result<Self, HostError> {
         let pace = Arc::new(Pace::limited(rhythm.bytes_per_second));
+        if paused {
+            pace.pause();
+        }
         let last = Arc::new(Mutex::new(None));
         let work = {
             let (path, pace, last) = (path.to_owned(), Arc::clone(&pace), Arc::clone(&last));
@@ -101,7 +105,7 @@ impl Drop for Background {
 
 fn work(path: PathBuf, rhythm: &Rhythm, pace: &Pace, last: &Mutex<Option<Result<Report, String>>>) {
     pace.step_back();
-    while pace.wait() {
+    while pace.sleep(rhythm.rest) && pace.wait() {
         let done = once(&path, rhythm, pace);
         match &done {
             Ok(report) if report.files > 0 => tracing::info!(
@@ -114,9 +118,6 @@ fn work(path: PathBuf, rhythm: &Rhythm, pace: &Pace, last: &Mutex<Option<Result<
             Err(error) => tracing::warn!(error = sentence(error), "nothing was shared"),
         }
         *last.lock() = Some(done.map_err(|error| sentence(&error)));
-        if !pace.sleep(rhythm.rest) {
-            return;
-        }
     }
 }
 

@@ -7,8 +7,8 @@ use crate::host::launch::{self, MountSpec};
 use crate::host::options::GenericOptions;
 use crate::host::roots::RootError;
 use crate::host::{HostError, Roots, reserve, unmount};
-use crate::node::NodeError;
 use crate::node::registry::Recorded;
+use crate::node::{NodeError, sharing};
 
 impl Driver {
     /// Mounts the root of a container; answers a descriptor that tells when its process ends.
@@ -26,12 +26,21 @@ impl Driver {
             disk_bytes: recorded.config.limits.disk_bytes,
             generic: GenericOptions::default(),
         };
+        self.allow_sharing(recorded)?;
         let ready = launch::start(&self.program, &spec)?;
         self.children.add(ready.pid);
         for note in &ready.notes {
             tracing::info!(container = %recorded.config.name, note, "mounted");
         }
         watch(ready.pid)
+    }
+
+    /// Lets the root share with whom the container's settings say, from now on.
+    ///
+    /// # Errors
+    /// Why that cannot be noted.
+    pub fn allow_sharing(&self, recorded: &Recorded) -> Result<(), NodeError> {
+        sharing::allow(&self.store, &self.private(recorded), recorded.config.reshare)
     }
 
     /// The mount process of a container that runs; none if the root is not mounted.
