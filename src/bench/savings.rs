@@ -3,6 +3,7 @@
 //! Everything is really made and then counted: blocks and inodes of every file, and what the
 //! file system says it lost. What does not fit is computed and marked so.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,8 +31,8 @@ pub(super) fn steps(containers: u32, roots: u32) -> Vec<(String, f64)> {
         ("savings: full copies".to_owned(), f64::from(containers) * 1.5),
         ("savings: roots".to_owned(), 5.0 + f64::from(roots) * 0.04),
         ("savings: reflink copies".to_owned(), 15.0),
-        ("savings: a day's writes".to_owned(), f64::from(containers) * 0.5),
-        ("savings: an upgrade".to_owned(), f64::from(containers) * 0.5),
+        ("savings: a day's writes".to_owned(), 5.0 + f64::from(containers)),
+        ("savings: an upgrade".to_owned(), 10.0 + f64::from(containers)),
         ("savings: templates that overlap".to_owned(), 30.0),
     ]
 }
@@ -314,6 +315,28 @@ fn upgrade(root: &Path, files: &[PathBuf]) -> Result<()> {
     settle(root)
 }
 
+/// What Mica's roots take once equal private files are objects again, as its daemon sees to.
+fn reshared(
+    keeper: &Keeper,
+    containers: u32,
+    series: &[u32],
+    points: &mut Vec<DiskPoint>,
+) -> Result<()> {
+    let who = "mica, reshared";
+    run(&mut keeper.lower.stock.mica(["store", "reshare", "--all", "--quiet"]))?;
+    settle(&keeper.privates)?;
+    let base = taken(&keeper.shared)?;
+    let mut sum = base;
+    for number in 1..=containers {
+        sum += taken(&keeper.privates.join(number.to_string()))?;
+        if series.contains(&number) {
+            points.push(point(who, number, sum, None));
+        }
+    }
+    complete(points, who, base, series);
+    Ok(())
+}
+
 /// Measures what roots take that were written to.
 fn changes(
     session: &mut Session<'_>,
@@ -358,11 +381,22 @@ fn changes(
                 }
                 complete(&mut points, keeper.kind.name(), base, series);
             }
-            let ideal = |roots: u32| -> Result<(u32, u64)> {
-                let measured: Vec<&Path> = copies.iter().map(PathBuf::as_path).collect();
+            if name.contains("upgrade") {
+                for keeper in keepers.iter().filter(|keeper| keeper.kind == Kind::Mica) {
+                    reshared(keeper, containers, series, &mut points)?;
+                }
+            }
+            let measured: Vec<&Path> = copies.iter().map(PathBuf::as_path).collect();
+            let base = distinct_bytes(&[&template.tree])?;
+            // Beyond the copies that there are it is computed from all of them.
+            let mut of_copies: BTreeMap<usize, u64> = BTreeMap::new();
+            let mut ideal = |roots: u32| -> Result<(u32, u64)> {
                 let some = usize::try_from(roots).unwrap_or(usize::MAX).min(measured.len());
-                let base = distinct_bytes(&[&template.tree])?;
-                let all = distinct_bytes(&measured[..some])?;
+                let all = match of_copies.get(&some) {
+                    Some(all) => *all,
+                    None => distinct_bytes(&measured[..some])?,
+                };
+                of_copies.insert(some, all);
                 let each = all.saturating_sub(base) / u64::try_from(some.max(1)).unwrap_or(1);
                 Ok((roots, base + each * u64::from(roots)))
             };

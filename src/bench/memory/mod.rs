@@ -172,7 +172,14 @@ fn of_workload(
         }
     };
     if !copies.is_empty() {
-        measured.push(copies_of(session, copies, cgroup, start)?);
+        let of_copies = copies_of(session, copies, cgroup, start);
+        // A whole system writes journals and caches, which the savings part must not count.
+        if workload == Workload::Systemd
+            && let Some(copies) = &session.copies
+        {
+            copies.restore(template)?;
+        }
+        measured.push(of_copies?);
     }
     let all = [lower.tree.clone(), lower.stock.path().to_owned()];
     for kind in Kind::here() {

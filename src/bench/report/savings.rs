@@ -30,7 +30,9 @@ const BARS_AT: u32 = 20;
 
 impl Drawing for Picture<'_> {
     fn height(&self) -> u32 {
-        680
+        // Room for the bars of each case, with a number behind each.
+        let cases = u32::try_from(self.cases.len()).unwrap_or(4);
+        (180 + 135 * cases).max(680)
     }
 
     fn draw<DB: DrawingBackend>(&self, area: &Area<DB>) -> Outcome<DB> {
@@ -42,7 +44,7 @@ impl Drawing for Picture<'_> {
         caption(
             area,
             &format!("Hollow and dashed: computed, so many do not fit.  {}", self.machine),
-            (24, 652),
+            (24, i32::try_from(self.height()).unwrap_or(680) - 28),
             16,
         )?;
         let body = area.margin(80, 36, 10, 10);
@@ -122,12 +124,14 @@ fn saved<DB: DrawingBackend>(area: &Area<DB>, cases: &[SavingsCase]) -> Outcome<
         let thick = ((each - 34) / i32::try_from(bars.len().max(1)).unwrap_or(1)).clamp(8, 24);
         for (at, (name, saved)) in (0..).zip(bars) {
             let y = top + 26 + at * thick;
-            let full = f64::from(width - 130);
+            let full = f64::from(width - 170);
             #[expect(clippy::cast_possible_truncation, reason = "at most the width of a picture")]
             let length = (full * saved.clamp(0.0, 1.0)) as i32;
             let bar = [(20, y), (20 + length, y + thick - 4)];
             area.draw(&Rectangle::new(bar, colour(&name).filled()))?;
-            let text = format!("{:.1} %", saved * 100.0);
+            // Of two bars of one colour the second one says what else it is.
+            let what = name.split_once(',').map_or("", |(_, what)| what);
+            let text = format!("{:.1} %{what}", saved * 100.0);
             caption(area, &text, (28 + length, y + thick / 2 - 11), 17)?;
         }
     }

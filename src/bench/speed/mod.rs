@@ -34,7 +34,7 @@ const SECTIONS: [(&str, f64, Section); 9] = [
 ];
 
 /// What whole workloads take.
-const WORKLOADS: (&str, f64) = ("workloads", 120.0);
+const WORKLOADS: (&str, f64) = ("workloads", 240.0);
 
 /// The steps of this part: names and planned seconds.
 pub(super) fn steps(only: Option<&str>) -> Vec<(String, f64)> {
