@@ -69,7 +69,7 @@ fn news(
     (news, now)
 }
 
-/// Looks at containers that have alerts, as long as there is a daemon.
+/// Looks at containers that have alerts, as long as there is a daemon; and gives memory back.
 pub(super) fn watch(node: &Arc<Node>) {
     let node: Weak<Node> = Arc::downgrade(node);
     tokio::spawn(async move {
@@ -107,6 +107,10 @@ pub(super) fn watch(node: &Arc<Node>) {
                     node.events().tell(&config, EventKind::Alert, text);
                 }
                 told.insert(config.id, now);
+            }
+            // What a burst of requests leaves in the arenas of many threads, none of which has a use for it.
+            if let Err(error) = tokio::task::spawn_blocking(crate::sys::memory::give_back).await {
+                tracing::debug!(%error, "memory is not given back");
             }
         }
     });

@@ -53,6 +53,8 @@ fn attempts(secret_pid: u32, store: &str, neighbour_root: &str) -> Vec<Attempt<'
         ("a process of the host, by its number", format!("kill -0 {secret_pid}"), ABSENT),
         ("the root of a process of the host", format!("ls /proc/{secret_pid}/root/"), ABSENT),
         ("a process of the host, entered", format!("nsenter -t {secret_pid} -m true"), ABSENT),
+        ("a process of the host, traced", format!("perl -e 'syscall(101, 16, {secret_pid}, 0, 0) == 0 or die \"$!\"'"), ABSENT),
+        ("the memory of a process of the host", format!("head -c 1 /proc/{secret_pid}/mem"), ABSENT),
         ("the store", format!("ls {store}"), ABSENT),
         ("the daemon's socket", format!("ls {store}/node.sock"), ABSENT),
         ("a neighbour's root", format!("ls {neighbour_root}"), ABSENT),

@@ -6,14 +6,14 @@ use crate::stage::{Stage, TEMPLATE};
 use crate::support::{Scratch, Store, Succeed, again_until};
 
 /// A command of the host, where the daemon's network is.
-fn on_host(stage: &Stage, words: &[&str]) -> Command {
+pub(crate) fn on_host(stage: &Stage, words: &[&str]) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net=/proc/{}/ns/net", stage.daemon())).args(words);
     command
 }
 
 /// A web server of the few modules that a minimal Python has.
-const SERVE: &str = "
+pub(crate) const SERVE: &str = "
 import socket
 server = socket.create_server(('', 80))
 while True:

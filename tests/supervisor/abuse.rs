@@ -1,0 +1,138 @@
+//! A tenant that uses up whatever it can get: it meets its own limits, the daemon and a neighbour's
+//! web service go on.
+
+// What goes wrong in the harness itself fails the test.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use crate::network::{SERVE, on_host};
+use crate::stage::{Stage, TEMPLATE};
+use crate::support::{Succeed, again_until};
+
+/// Writes as much as it can for as long as it lives.
+const FLOOD: &str = "trap 'exit 0' TERM; yes 'a line of no importance to anybody at all' & wait";
+
+/// What is tried inside, and a part of what has to be said.
+const ATTEMPTS: [(&str, &str, &str); 7] = [
+    ("files without end", "seq 6000 | (cd /srv && xargs touch)", "quota exceeded"),
+    ("nothing is left of it", "cd /srv && find . -type f -delete && echo done", "done"),
+    (
+        "dirtied page cache and a full disk",
+        "dd if=/dev/zero of=/srv/large bs=1M count=300 2>&1; rm /srv/large",
+        "quota exceeded",
+    ),
+    (
+        "a million open files",
+        "python3 -c 'import os\nfor n in range(2000000): os.open(\"/etc/passwd\", 0)' 2>&1 | tail -1",
+        "Too many open files",
+    ),
+    ("more memory than it may have", "perl -e '$x = q(x) x (256 << 20)'; echo $?", "137"),
+    ("a fork bomb", "i=0; while [ $i -lt 300 ]; do sleep 3 & i=$((i+1)); done", "Cannot fork"),
+    (
+        "a neighbour's address",
+        "ip address add 10.88.0.11/32 dev eth0 && ping -I 10.88.0.11 -c 2 -W 1 10.88.0.1",
+        "100% packet loss",
+    ),
+];
+
+fn serves(stage: &Stage) {
+    let script = "import socket; s = socket.create_connection(('10.88.0.11', 80), timeout=20); \
+                  s.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n'); print(s.recv(9999).decode())";
+    let said = on_host(stage, &["python3", "-c", script]).succeed();
+    assert!(said.contains("this is web1"), "{said}");
+}
+
+fn kib(pid: u32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_tenant_that_wants_everything_harms_neither_a_neighbour_nor_the_daemon() {
+    let stage = Stage::with_network("supervisor-abuse");
+    let serve = ["python3", "-c", SERVE];
+    let mut words = vec!["create", "web1", TEMPLATE, "--ip", "10.88.0.11", "--"];
+    words.extend(serve);
+    stage.mica(words);
+    stage.mica(["start", "web1"]);
+    again_until("the service is there", || {
+        let script = "import socket; socket.create_connection(('10.88.0.11', 80), timeout=5)";
+        on_host(&stage, &["python3", "-c", script]).capture().status.success()
+    });
+    abuse(&stage, "embedded");
+    // The limits are the same groups' and the same mount's.
+    if std::env::var("MICA_TEST_COUNTS").as_deref() == Ok("long") {
+        abuse(&stage, "runc");
+    }
+}
+
+fn abuse(stage: &Stage, runtime: &str) {
+    let runtime = format!("runtime={runtime}");
+    let settings = [
+        "limits.memory=64MiB",
+        "limits.pids=64",
+        "limits.disk=16MiB",
+        "log.size=256KiB",
+        "log.files=2",
+        "cap.add=NET_ADMIN",
+        &runtime,
+    ];
+    let mut words = vec!["create", "evil", TEMPLATE];
+    words.extend(settings);
+    words.extend(["--", "sh", "-c", FLOOD]);
+    stage.mica(words);
+    stage.mica(["start", "evil"]);
+    let id = stage.info("evil")["id"].as_str().unwrap().to_owned();
+    let place = stage.store.path().join("containers").join(&id);
+    let monitor = crate::stage::processes()
+        .into_iter()
+        .find(|(_, words)| words.contains("container-monitor") && words.contains(&id))
+        .map(|(pid, _)| pid)
+        .expect("it is watched");
+    // More than are let in, that want everything or nothing and read none of it.
+    let clients: Vec<UnixStream> = (0..80)
+        .filter_map(|number| {
+            let mut client = UnixStream::connect(place.join("run/attach.sock")).ok()?;
+            // Half a frame, a way of being served, or not a word.
+            match number % 3 {
+                0 => client.write_all(b"F\x00").ok()?,
+                1 => client.write_all(b"C").ok()?,
+                _ => {}
+            }
+            Some(client)
+        })
+        .collect();
+    let long = std::env::var("MICA_TEST_COUNTS").as_deref() == Ok("long");
+    // A million of them take a debug build half a minute.
+    let quick = |attempt: &&(&str, &str, &str)| long || attempt.0 != "a million open files";
+    for (what, script, word) in ATTEMPTS.iter().filter(quick) {
+        let said = stage.ask(["exec", "evil", "--", "sh", "-c", script]);
+        let told = format!(
+            "{}{}",
+            String::from_utf8_lossy(&said.stdout),
+            String::from_utf8_lossy(&said.stderr)
+        );
+        assert!(told.contains(word), "{runtime}: {what}: {told}");
+        serves(stage);
+    }
+    let kept: u64 = fs::read_dir(place.join("logs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .sum();
+    assert!((200 << 10..600 << 10).contains(&kept), "{kept} bytes of logs");
+    for (who, pid, most) in [("its monitor", monitor, 48), ("the daemon", stage.daemon(), 64)] {
+        let resident = kib(pid, "VmRSS") / 1024;
+        assert!(resident < most, "{who} takes {resident} MiB");
+    }
+    drop(clients);
+    let mut ps = Command::new(env!("CARGO_BIN_EXE_mica"));
+    let told = ps.env("MICA_STORE", stage.store.path()).args(["ps", "-q"]).succeed();
+    assert!(told.contains("evil") && told.contains("web1"), "{told}");
+    stage.mica(["delete", "--force", "evil"]);
+    serves(stage);
+}
