@@ -93,7 +93,7 @@ fn killed_at(stage: &Stage, step: usize) -> bool {
 
 /// Steps to try: all of them when there is time, else some of each part of the way.
 fn steps() -> impl Iterator<Item = usize> {
-    let stride = by_counts(23, 7, 1);
+    let stride = by_counts(23, 13, 1);
     (0..).map(move |number| 1 + number * stride + fastrand::usize(..stride))
 }
 
@@ -236,7 +236,7 @@ fn a_full_disk_is_told_and_nothing_is_lost() {
 fn a_file_replaced_while_it_is_shared_stays_what_it_was_replaced_by() {
     let stage = Stage::new("cuts-replaced");
     let (one, two) = (stage.mount("one"), stage.mount("two"));
-    for round in 0..by_counts(15, 40, 300) {
+    for round in 0..by_counts(10, 15, 300) {
         for root in [&one, &two] {
             fs::write(root.path().join("usr/lib/new"), bytes(round, 400_000)).unwrap();
         }

@@ -183,7 +183,7 @@ fn hammer(passthrough: bool, at_rest: bool) {
         assert_eq!(stage.reshare(&["--all"])["files"], 3 * (WAYS.len() + 1));
     }
     let (stop, writes) = (AtomicBool::new(false), AtomicU64::new(0));
-    let time = by_counts(Duration::from_secs(4), Duration::from_secs(8), Duration::from_secs(60));
+    let time = by_counts(Duration::from_secs(4), Duration::from_secs(5), Duration::from_secs(60));
     let mut shared = 0;
     std::thread::scope(|scope| {
         let mut writers = Vec::new();

@@ -12,7 +12,7 @@ use crate::support::{Succeed, again_until};
 #[test]
 fn collections_imports_commits_mounts_and_sharing_go_on_together_and_lose_nothing() {
     let stage = Stage::new("together");
-    let time = by_counts(Duration::from_secs(5), Duration::from_secs(10), Duration::from_secs(60));
+    let time = by_counts(Duration::from_secs(5), Duration::from_secs(6), Duration::from_secs(60));
     let (stop, began) = (AtomicBool::new(false), Instant::now());
     let going = || !stop.load(Ordering::Relaxed) && began.elapsed() < time;
     let content = |round: u64, file: u64| bytes(1000 * round + file, 20_000);

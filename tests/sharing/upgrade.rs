@@ -105,7 +105,7 @@ fn after_the_same_upgrade_there_is_one_copy_on_the_disk_and_in_memory() {
     let disk = Disk::create(&scratch.path().join("disk.img"), &at, DiskFormat::Ext4, 4 << 30);
     let store = Store::at(&at.join("store"));
     store.import("debian", &debian);
-    let count = by_counts(3_usize, 4, 20);
+    let count = by_counts(3_usize, 3, 20);
     let private = |number: usize| at.join(format!("private{number}"));
     let roots: Vec<Mounted> = (0..count)
         .map(|number| {

@@ -13,7 +13,7 @@ fn span() -> Duration {
     match std::env::var("MICA_TEST_COUNTS").as_deref() {
         Ok("quick") => Duration::from_secs(4),
         Ok("long") => Duration::from_secs(600),
-        _ => Duration::from_secs(12),
+        _ => Duration::from_secs(6),
     }
 }
 
