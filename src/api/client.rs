@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::refusal::{NOT_EXECUTABLE, NOT_FOUND};
 use super::wire::Refusal;
 use crate::container::console;
 use crate::node::life;
@@ -60,6 +61,16 @@ impl ClientError {
         match self {
             Self::Refused(refusal) => Some(&refusal.kind),
             Self::NoDaemon { .. } | Self::Lost(_) | Self::Protocol(_) | Self::System { .. } => None,
+        }
+    }
+
+    /// What a shell would answer, if a container's command is the reason: 126 or 127.
+    #[must_use]
+    pub fn command_status(&self) -> Option<u8> {
+        match self.kind()? {
+            NOT_FOUND => Some(127),
+            NOT_EXECUTABLE => Some(126),
+            _other => None,
         }
     }
 }

@@ -303,7 +303,10 @@ pub(super) async fn attach(
     let driver = Arc::clone(door.node.driver());
     let stream = if asked.start {
         let streams = driver.listen(handle.id());
-        door.node.ask(&handle, Ask::Start).await?;
+        let started = door.node.ask(&handle, Ask::Start).await;
+        // Whether it came to that or not.
+        driver.stop_listening(handle.id());
+        started?;
         streams.try_recv().map_err(|_| {
             let view = handle.view();
             let name = view.recorded.config.name.clone();

@@ -39,6 +39,8 @@ pub(super) async fn observed(
         let shortfalls = driver
             .shortfalls(recorded)
             .into_iter()
+            .filter(|(key, _)| *key != "limits.disk")
+            .chain(driver.unheld_disk(recorded).map(|why| ("limits.disk", why)))
             .map(|(key, why)| (key.to_owned(), why))
             .collect();
         let disk_bytes = if disk { driver.disk_bytes(recorded) } else { None };

@@ -10,6 +10,12 @@ use crate::host::{HostError, StoreError};
 use crate::node::NodeError;
 use crate::node::queue::Denial;
 
+/// Of a container whose command is not there.
+pub(super) const NOT_FOUND: &str = "command-not-found";
+
+/// Of one whose command cannot be executed.
+pub(super) const NOT_EXECUTABLE: &str = "command-not-executable";
+
 /// A request that was not done.
 #[derive(Debug)]
 pub(super) struct Refused {
@@ -24,15 +30,22 @@ impl Refused {
         Self { status: StatusCode::BAD_REQUEST, kind: "malformed", sentence: sentence.into() }
     }
 
+    /// For what went wrong in the daemon itself.
+    pub(super) fn broken() -> Self {
+        let sentence = "the daemon failed; its log says where (mica node status)".to_owned();
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, kind: "failed", sentence }
+    }
+
     /// For a place where nothing is.
     pub(super) fn nothing_there() -> Self {
-        let sentence = "there is nothing at this path; docs/API.md lists what there is".to_owned();
+        let sentence =
+            "there is nothing at this path; docs/CONTAINERS.md lists what there is".to_owned();
         Self { status: StatusCode::NOT_FOUND, kind: "no-route", sentence }
     }
 
     /// For a method that a path does not know.
     pub(super) fn wrong_method() -> Self {
-        let sentence = "this path knows no such method; docs/API.md lists them".to_owned();
+        let sentence = "this path knows no such method; docs/CONTAINERS.md lists them".to_owned();
         Self { status: StatusCode::METHOD_NOT_ALLOWED, kind: "no-method", sentence }
     }
 
@@ -47,12 +60,18 @@ impl Refused {
 #[must_use]
 pub fn kind_of(error: &NodeError) -> (&'static str, StatusCode) {
     use NodeError as E;
+    match error.command_status() {
+        Some(126) => return (NOT_EXECUTABLE, StatusCode::UNPROCESSABLE_ENTITY),
+        Some(_) => return (NOT_FOUND, StatusCode::UNPROCESSABLE_ENTITY),
+        None => {}
+    }
     match error {
         E::Spec(_) | E::User(_) => ("cannot-work", StatusCode::UNPROCESSABLE_ENTITY),
         E::Name(_) | E::Key(_) | E::NothingToRun { .. } | E::Swapped { .. } => {
             ("malformed", StatusCode::BAD_REQUEST)
         }
-        E::NoDiskImages | E::Problems { .. } => ("cannot-work", StatusCode::UNPROCESSABLE_ENTITY),
+        E::Problems { .. } => ("cannot-work", StatusCode::UNPROCESSABLE_ENTITY),
+        E::DiskImageFixed { .. } | E::DiskImage { .. } => ("limit", StatusCode::CONFLICT),
         E::NoContainer { .. } => ("no-container", StatusCode::NOT_FOUND),
         E::Ambiguous { .. } => ("ambiguous", StatusCode::BAD_REQUEST),
         E::NameTaken { .. } | E::UsersTaken { .. } => ("taken", StatusCode::CONFLICT),

@@ -156,7 +156,7 @@ async fn create(
     // A client that goes away leaves a whole container or none.
     let node = Arc::clone(&door.node);
     let made = tokio::spawn(async move { node.create(wanted).await });
-    let handle = made.await.map_err(|_| Refused::malformed("the daemon failed; see its log"))??;
+    let handle = made.await.map_err(|_| Refused::broken())??;
     Ok((StatusCode::CREATED, Json(answer(&door.node, &handle))))
 }
 
@@ -257,7 +257,7 @@ async fn copy(
     let from = door.node.find(&ct)?;
     let node = Arc::clone(&door.node);
     let made = tokio::spawn(async move { node.copy(&from, &asked.name).await });
-    let handle = made.await.map_err(|_| Refused::malformed("the daemon failed; see its log"))??;
+    let handle = made.await.map_err(|_| Refused::broken())??;
     Ok((StatusCode::CREATED, Json(answer(&door.node, &handle))))
 }
 

@@ -99,7 +99,7 @@ impl ContainerAnswer {
             addresses: state.addresses.clone(),
             settings: settings(config),
             root: places.root(),
-            private: config.private.clone().unwrap_or_else(|| places.private()),
+            private: places.private(config),
             log: places.log(),
         }
     }

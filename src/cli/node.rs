@@ -22,8 +22,11 @@ pub(super) fn run(verb: &NodeVerb, store: &Path, output: Output) -> Result<ExitC
         .with_context(|| format!("cannot resolve {}", store.display()))?;
     match verb {
         NodeVerb::Start => {
-            if let Ok(client) = Client::connect(store) {
-                let answer: NodeAnswer = client.get("/v1/node")?;
+            // One that was killed a moment ago may still listen, and answers nothing: its place is
+            // waited for.
+            let answer = Client::connect(store).and_then(|client| client.get("/v1/node"));
+            if let Ok(answer) = answer {
+                let answer: NodeAnswer = answer;
                 output.remark(format!("the daemon runs already, process {}", answer.pid))?;
                 return Ok(ExitCode::SUCCESS);
             }

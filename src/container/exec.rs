@@ -26,8 +26,8 @@ use crate::sys::namespace::{Alone, Forked, fork, leave};
 
 /// Mica or the runtime failed.
 pub(super) const OURS: i32 = 125;
-const NOT_EXECUTABLE: i32 = 126;
-const NOT_FOUND: i32 = 127;
+pub(super) const NOT_EXECUTABLE: i32 = 126;
+pub(super) const NOT_FOUND: i32 = 127;
 
 /// A status as a shell counts it.
 pub(super) fn status_code(status: ExitStatus) -> i32 {
@@ -38,7 +38,10 @@ pub(super) fn status_code(status: ExitStatus) -> i32 {
 pub(super) fn code_of(message: &str) -> i32 {
     if message.contains("not found in $PATH") || message.contains("no such file or directory") {
         NOT_FOUND
-    } else if message.contains("permission denied") || message.contains("exec format error") {
+    } else if ["permission denied", "exec format error", "does not have correct permissions"]
+        .iter()
+        .any(|sign| message.contains(sign))
+    {
         NOT_EXECUTABLE
     } else {
         OURS

@@ -9,10 +9,12 @@
 pub mod bundle;
 pub mod capabilities;
 pub mod cgroup;
+pub mod command;
 pub mod config;
 pub mod console;
 mod exec;
 pub mod idmap;
+mod init;
 pub mod launch;
 pub mod log;
 pub mod monitor;

@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 use super::bundle::{Bind, Bundle, Device, Record};
 use super::capabilities;
 use super::cgroup::{Cgroup, Hierarchy, Layout};
+use super::command::{self, CommandError, Place};
 use super::config::{ContainerConfig, Kind, RuntimeChoice, Volume};
 use super::idmap::IdRange;
+use super::init;
 use super::passwd::{self, User, UserError};
 use super::seccomp;
 
@@ -102,6 +104,9 @@ pub enum SpecError {
     /// Its user.
     #[error(transparent)]
     User(#[from] UserError),
+    /// Its command.
+    #[error(transparent)]
+    Command(#[from] CommandError),
     /// No device.
     #[error("{0} is no device; a container is given devices such as /dev/fuse")]
     Device(PathBuf),
@@ -145,7 +150,18 @@ pub fn write_bundle(directory: &Path, inputs: &Inputs<'_>) -> Result<Bundle, Spe
         Some(user) => passwd::resolve(inputs.root, user)?,
         None => User { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() },
     };
-    let description = describe(inputs, &user, &mut binds)?;
+    if config.volumes.is_empty() {
+        let path = config.env.get("PATH").map_or(PATH, String::as_str);
+        let workdir = config.workdir.as_deref().unwrap_or(Path::new("/"));
+        let place = Place { root: inputs.root, path, workdir };
+        command::check(&place, words(config).first().map_or("", String::as_str))?;
+    }
+    let own_init = bundle.file("init");
+    if config.init {
+        init::write(&own_init).map_err(system("write", &own_init))?;
+    }
+    let own_init = config.init.then_some(own_init.as_path());
+    let description = describe(inputs, &user, own_init, &mut binds)?;
     let spec: Spec = serde_json::from_value(description)
         .map_err(|source| SpecError::Format { name: config.name.to_string(), source })?;
     let record = Record {
@@ -177,7 +193,7 @@ fn has_terminal(config: &ContainerConfig) -> bool {
 }
 
 /// The words of the init.
-fn command(config: &ContainerConfig) -> Vec<String> {
+fn words(config: &ContainerConfig) -> Vec<String> {
     if config.command.is_empty() { vec!["/sbin/init".to_owned()] } else { config.command.clone() }
 }
 
@@ -196,7 +212,12 @@ fn environment(config: &ContainerConfig, user: &User) -> Vec<String> {
     env.into_iter().map(|(name, value)| format!("{name}={value}")).chain(own).collect()
 }
 
-fn describe(inputs: &Inputs<'_>, user: &User, binds: &mut Vec<Bind>) -> Result<Value, SpecError> {
+fn describe(
+    inputs: &Inputs<'_>,
+    user: &User,
+    own_init: Option<&Path>,
+    binds: &mut Vec<Bind>,
+) -> Result<Value, SpecError> {
     let config = inputs.config;
     let of_host = inputs.range.is_none();
     let held = held_capabilities();
@@ -211,7 +232,7 @@ fn describe(inputs: &Inputs<'_>, user: &User, binds: &mut Vec<Bind>) -> Result<V
     let mut process = json!({
         "terminal": has_terminal(config),
         "user": {"uid": user.uid, "gid": user.gid, "additionalGids": user.groups},
-        "args": command(config),
+        "args": if config.init { init::before(words(config)) } else { words(config) },
         "env": environment(config, user),
         "cwd": config.workdir.as_deref().unwrap_or(Path::new("/")),
         "capabilities": {
@@ -271,7 +292,7 @@ fn describe(inputs: &Inputs<'_>, user: &User, binds: &mut Vec<Bind>) -> Result<V
         "hostname": config.hostname(),
         "root": {"path": ROOT, "readonly": config.read_only},
         "process": process,
-        "mounts": mounts(inputs, binds)?,
+        "mounts": mounts(inputs, own_init, binds)?,
         "linux": linux,
     }))
 }
@@ -320,7 +341,11 @@ fn device(path: &Path) -> Result<Device, SpecError> {
     Ok(Device { block, major: rustix::fs::major(number), minor: rustix::fs::minor(number) })
 }
 
-fn mounts(inputs: &Inputs<'_>, binds: &mut Vec<Bind>) -> Result<Vec<Value>, SpecError> {
+fn mounts(
+    inputs: &Inputs<'_>,
+    own_init: Option<&Path>,
+    binds: &mut Vec<Bind>,
+) -> Result<Vec<Value>, SpecError> {
     let config = inputs.config;
     let system_kind = config.kind == Kind::System;
     let mount = |target: &str, kind: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": kind, "options": options});
@@ -343,6 +368,9 @@ fn mounts(inputs: &Inputs<'_>, binds: &mut Vec<Bind>) -> Result<Vec<Value>, Spec
     };
     let mut bind =
         |source: &Path, target: &Path, options: &[&str]| bind_as(source, target, options, None);
+    if let Some(program) = own_init {
+        list.push(bind(program, Path::new(init::PLACE), &["bind", "ro", "nosuid", "nodev"]));
+    }
     let write = if config.privileged { "rw" } else { "ro" };
     // A sysfs of one's own takes a network namespace of one's own.
     list.push(if inputs.network == NetworkNamespace::Host && inputs.range.is_some() {

@@ -66,18 +66,36 @@ pub fn unmount(directory: &Path) -> Result<(), HostError> {
         .map_err(|errno| failed()(errno.into()))
 }
 
+/// Unmounts it, and if somebody still looks at it, as soon as nobody does; not mounted is fine.
+///
+/// # Errors
+/// When the mount table cannot be read.
+pub fn detach(directory: &Path) -> Result<(), HostError> {
+    let failed = || HostError::system::<io::Error>("unmount the disk image on", directory);
+    if device(directory).map_err(failed())?.is_none() {
+        return Ok(());
+    }
+    rustix::mount::unmount(directory, rustix::mount::UnmountFlags::DETACH)
+        .map_err(|errno| failed()(errno.into()))
+}
+
+/// Bytes that the image has room for, its own metadata included.
+///
+/// # Errors
+/// A file that is not there.
+pub fn size(file: &Path) -> Result<u64, HostError> {
+    let metadata = fs::metadata(file).map_err(HostError::system("look at the disk image", file))?;
+    Ok(metadata.len())
+}
+
 /// Gives the image more room, mounted on `directory` and in use.
 ///
 /// # Errors
 /// Less room than it has: take a new container and copy. What losetup and resize2fs say.
 pub fn grow(file: &Path, directory: &Path, bytes: u64) -> Result<(), HostError> {
     let failed = || HostError::system::<io::Error>("resize the disk image", file);
-    let now = fs::metadata(file).map_err(failed())?.len();
-    if bytes < now {
-        return Err(failed()(io::Error::other(format!(
-            "it has {now} bytes and cannot shrink; copy the container to one with a smaller limit"
-        ))));
-    }
+    let now = size(file)?;
+    no_smaller(now, bytes).map_err(failed())?;
     let Some(device) = device(directory).map_err(failed())? else {
         return Err(failed()(io::Error::other("it is not mounted")));
     };
@@ -95,9 +113,42 @@ pub fn grow(file: &Path, directory: &Path, bytes: u64) -> Result<(), HostError> 
     })
 }
 
-/// What is mounted exactly on `directory`.
+/// Gives the image more room, unmounted: any host does.
+///
+/// # Errors
+/// As [`grow`]; nothing of what is in it is touched.
+pub fn grow_at_rest(file: &Path, bytes: u64) -> Result<(), HostError> {
+    let failed = || HostError::system::<io::Error>("resize the disk image", file);
+    no_smaller(size(file)?, bytes).map_err(failed())?;
+    let resize = || -> io::Result<()> {
+        // It replays the journal, without which nobody resizes; 1: something was put right.
+        let checked = Command::new("e2fsck").args(["-f", "-p"]).arg(file).output()?;
+        if checked.status.code().is_none_or(|code| code > 1) {
+            let said = String::from_utf8_lossy(&checked.stdout).trim().to_owned();
+            return Err(io::Error::other(format!("e2fsck: {said}")));
+        }
+        File::options().write(true).open(file)?.set_len(bytes)?;
+        run(Command::new("resize2fs").arg(file))?;
+        File::open(file)?.sync_all()
+    };
+    resize().map_err(failed())
+}
+
+fn no_smaller(now: u64, bytes: u64) -> io::Result<()> {
+    if bytes >= now {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "it has {now} bytes and cannot shrink; copy the container to one with a smaller limit"
+    )))
+}
+
+/// What is mounted exactly on `directory`; nothing on one that is not there.
 fn device(directory: &Path) -> io::Result<Option<std::ffi::OsString>> {
-    let path = mount_table::canonical(directory)?;
+    let path = match mount_table::canonical(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        path => path?,
+    };
     let entry = mount_table::at(&path)?;
     Ok(entry.filter(|entry| entry.fs_type == "ext4").map(|entry| entry.source))
 }

@@ -146,7 +146,7 @@ pub(super) fn of_root(roots: &Roots, record: &RootRecord) -> Result<HashSet<Obje
     Ok(objects)
 }
 
-fn of_record(
+pub(super) fn of_record(
     roots: &Roots,
     record: &RootRecord,
 ) -> Result<impl Iterator<Item = ObjectId>, HostError> {
@@ -155,7 +155,7 @@ fn of_record(
     Ok(found.into_iter().map(|reference| reference.object))
 }
 
-fn of_private(private: &Path) -> Result<Vec<ObjectId>, HostError> {
+pub(super) fn of_private(private: &Path) -> Result<Vec<ObjectId>, HostError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = match rustix::fs::open(private, flags, Mode::empty()) {
         Ok(dir) => dir,

@@ -3,17 +3,28 @@
 //! The record counts as a reference, so a template is not deleted under a container that was
 //! never started, and the private layer is bound to the stack that the template names now.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::error::HostError;
 use super::roots::{NewRoot, RootRecord, Roots};
 use super::store::Store;
-use super::{mountpoint, templates};
+use super::{mountpoint, referred, templates};
+use crate::control::Client;
 use crate::layer::{Layers, Template};
+use crate::object::ObjectId;
 use crate::private::PrivateLayer;
+
+/// How often a frozen root is told that it is still needed so.
+const KEEP_FROZEN: Duration = Duration::from_secs(5);
 
 /// Where a reserved root keeps, and will keep, its changes.
 #[derive(Debug, Clone, Copy)]
@@ -64,18 +75,19 @@ pub fn reserve(
     }
 }
 
-/// Makes the private directory of another root out of the changes in `from`, which nobody uses,
-/// bound to the same stack, and registers it.
+/// Makes the private directory of another root out of the changes in `from` as they are at one
+/// moment, bound to the same stack, and registers it. One that is mounted is frozen meanwhile; who
+/// writes to files that it has open already must stand still too, which is the caller's to see to.
 ///
 /// # Errors
 /// As [`reserve`]; [`HostError::System`] for what could not be copied.
 pub fn copy(store: &Store, from: &Path, wanted: Reservation<'_>) -> Result<RootRecord, HostError> {
     let source = of(store, from)?;
-    // Kept from being mounted while it is copied.
-    let held = PrivateLayer::open(from, &source.stack)?;
-    copy_tree(from, wanted.private)?;
-    drop(held);
+    let mut still = Still::hold(&source, from)?;
+    copy_tree(from, wanted.private, &mut still)?;
     let roots = Roots::open(store)?;
+    let refers: HashSet<ObjectId> =
+        referred::of_record(&roots, &source)?.chain(referred::of_private(from)?).collect();
     let locked = roots.lock()?;
     let new = NewRoot {
         name: Some(wanted.name.to_owned()),
@@ -86,25 +98,86 @@ pub fn copy(store: &Store, from: &Path, wanted: Reservation<'_>) -> Result<RootR
     };
     let (record, socket) = locked.register(new)?;
     drop(socket);
+    // Before the first one changes: what only the copy refers to then would be nobody's.
+    let noted = referred::note(&roots, &record, refers.into_iter());
+    if let Err(error) = noted.and_then(|()| still.release()) {
+        locked.remove(&record)?;
+        return Err(error);
+    }
     locked.detach(&record)?;
     Ok(RootRecord { mount: None, ..record })
 }
 
+/// A private directory that nobody changes by way of its root.
+enum Still {
+    /// Not mounted, and kept from being mounted.
+    Locked(#[allow(dead_code, reason = "held for its lock")] PrivateLayer),
+    /// Mounted, and frozen until the connection ends.
+    Frozen(Client),
+}
+
+impl Still {
+    fn hold(root: &RootRecord, private: &Path) -> Result<Self, HostError> {
+        let Some(mut client) = root.living() else {
+            return Ok(Self::Locked(PrivateLayer::open(private, &root.stack)?));
+        };
+        if let Some(mount) = &root.mount {
+            // What mappings of cached files hold goes to the private directory.
+            let failed = || HostError::system::<Errno>("write back", &mount.mountpoint);
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(&mount.mountpoint, flags, Mode::empty())
+                .and_then(rustix::fs::syncfs)
+                .map_err(failed())?;
+        }
+        client.freeze()?;
+        Ok(Self::Frozen(client))
+    }
+
+    /// Says that it is still needed.
+    fn keep(&mut self) -> Result<(), HostError> {
+        match self {
+            Self::Locked(_) => Ok(()),
+            Self::Frozen(client) => Ok(client.status().map(drop)?),
+        }
+    }
+
+    fn release(self) -> Result<(), HostError> {
+        match self {
+            Self::Locked(_) => Ok(()),
+            Self::Frozen(mut client) => Ok(client.thaw()?),
+        }
+    }
+}
+
 /// Copies a private directory with everything a file there can have: by cp(1), which every host
 /// has and which knows reflinks, holes, links and extended attributes.
-fn copy_tree(from: &Path, to: &Path) -> Result<(), HostError> {
+fn copy_tree(from: &Path, to: &Path, still: &mut Still) -> Result<(), HostError> {
     let mut source = from.as_os_str().to_owned();
     source.push("/.");
     let mut copy = Command::new("cp");
     // Not --archive, which is silent about attributes that it could not copy.
     copy.args(["-dR", "--preserve=mode,ownership,timestamps,links,xattr", "--reflink=auto"]);
     copy.args(["--sparse=auto", "--no-target-directory", "--"]);
-    let output = copy
-        .arg(&source)
-        .arg(to)
-        .env("LC_ALL", "C")
-        .output()
-        .map_err(HostError::system("run cp for", from))?;
+    copy.arg(&source).arg(to).env("LC_ALL", "C");
+    let output = std::thread::scope(|scope| {
+        let (done, ended) = mpsc::channel();
+        let copying = scope.spawn(move || {
+            let output = copy.output();
+            // Who waits is told by the end of the channel all the same.
+            let _told = done.send(());
+            output
+        });
+        let mut kept = Ok(());
+        while ended.recv_timeout(KEEP_FROZEN) == Err(RecvTimeoutError::Timeout) {
+            if kept.is_ok() {
+                kept = still.keep();
+            }
+        }
+        let lost = |_| Err(io::ErrorKind::Interrupted.into());
+        let output = copying.join().unwrap_or_else(lost);
+        kept.map(|()| output)
+    })?;
+    let output = output.map_err(HostError::system("run cp for", from))?;
     if output.status.success() {
         return Ok(());
     }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::claims::{Claim, Claims};
 use super::crash::here;
-use super::driver::{Driver, promised};
+use super::driver::{Driver, StandStill, disk, promised};
 use super::error::NodeError;
-use super::registry::{Recorded, Registry};
+use super::phase::Phase;
+use super::registry::{Places, Recorded, Registry};
 use super::state::ContainerState;
 use crate::container::cgroup::{Capacity, admit};
 use crate::container::config::{
@@ -78,9 +80,6 @@ pub(super) fn apply(
 /// Refuses a description that cannot work, with every reason.
 pub(super) fn check(config: &ContainerConfig) -> Result<(), NodeError> {
     let problems: Vec<Problem> = config.check();
-    if config.disk_image {
-        return Err(NodeError::NoDiskImages);
-    }
     if problems.is_empty() { Ok(()) } else { Err(NodeError::Problems { problems }) }
 }
 
@@ -164,92 +163,161 @@ fn describe(wanted: &Wanted, image: &Image, id: ContainerId) -> Result<Container
     Ok(config)
 }
 
-/// The users of the host that a new container's users are.
+/// The users of the host that a container's users are, beside `others`.
 fn users(config: &ContainerConfig, others: &[Recorded]) -> Result<Option<IdRange>, NodeError> {
-    let taken: Vec<IdRange> = others.iter().filter_map(|other| other.state.users).collect();
+    let others = || others.iter().filter(|other| other.config.id != config.id);
     match config.userns {
         _ if config.privileged => Ok(None),
         UserNamespace::Host => Ok(None),
         UserNamespace::Range(range) => {
-            let holder = others
-                .iter()
-                .find(|other| other.state.users.is_some_and(|its| its.overlaps(range)));
+            let holder =
+                others().find(|other| other.state.users.is_some_and(|its| its.overlaps(range)));
             match holder {
                 Some(other) => Err(NodeError::UsersTaken { name: other.config.name.clone() }),
                 None => Ok(Some(range)),
             }
         }
-        UserNamespace::Auto => IdRange::allocate(&taken).map(Some).ok_or(NodeError::NoUsersLeft),
+        UserNamespace::Auto => {
+            let taken: Vec<IdRange> = others().filter_map(|other| other.state.users).collect();
+            IdRange::allocate(&taken).map(Some).ok_or(NodeError::NoUsersLeft)
+        }
     }
 }
 
-/// Makes the container that `wanted` describes, beside `others`; nobody else may make one
-/// meanwhile.
-///
-/// # Errors
-/// Every reason why it cannot be; nothing of it is left then.
-pub(super) fn create(
-    driver: &Arc<Driver>,
-    registry: &Registry,
-    wanted: &Wanted,
+/// Refuses a name that another one of `others` has.
+pub(super) fn named(config: &ContainerConfig, others: &[Recorded]) -> Result<(), NodeError> {
+    let same = |other: &&Recorded| other.config.name == config.name && other.config.id != config.id;
+    match others.iter().find(same) {
+        Some(_) => Err(NodeError::NameTaken { name: config.name.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// What a new container has that only one can have.
+fn settled(
+    driver: &Driver,
+    config: ContainerConfig,
     others: &[Recorded],
 ) -> Result<Recorded, NodeError> {
-    let id = ContainerId::random().map_err(NodeError::system("draw", "an identity".as_ref()))?;
-    let image = image(driver, wanted)?;
-    let config = describe(wanted, &image, id)?;
-    if let Some(other) = others.iter().find(|other| other.config.name == config.name) {
-        return Err(NodeError::NameTaken { name: other.config.name.clone() });
-    }
+    named(&config, others)?;
     admitted(&config, others)?;
     let state = ContainerState {
         users: users(&config, others)?,
         addresses: driver.network().allocate(&config, others)?,
+        boot_id: Some(driver.boot_id().to_owned()),
         ..ContainerState::default()
     };
-    let recorded = Recorded { config, state };
-    let places = registry.places(&recorded.config.id);
-    let name = recorded.config.name.as_str();
-    let made = registry.create(&recorded, |staged| {
-        match &recorded.config.private {
-            Some(private) => {
-                reserve::adopt(driver.store(), &image.template, name, private, &places.root())?;
-            }
-            None => {
-                let wanted = Reservation {
-                    name,
-                    private: &staged.join("private"),
-                    future: &places.private(),
-                    mountpoint: &places.root(),
-                };
-                reserve::reserve(driver.store(), &image.template, wanted)?;
-            }
-        }
+    Ok(Recorded { config, state })
+}
+
+/// What `before` becomes with `settings`: what it has and may keep, it keeps.
+///
+/// # Errors
+/// The first setting that is none, and every reason why the result cannot work beside `others`.
+pub(super) fn changed(
+    driver: &Driver,
+    before: &Recorded,
+    settings: &[(String, String)],
+    others: &[Recorded],
+) -> Result<Recorded, NodeError> {
+    let mut changed = before.clone();
+    let config = &mut changed.config;
+    apply(config, settings)?;
+    check(config)?;
+    if config.disk_image != before.config.disk_image {
+        return Err(NodeError::DiskImageFixed { name: config.name.clone() });
+    }
+    admitted(config, others)?;
+    let same = config.userns == before.config.userns || config.userns == UserNamespace::Auto;
+    if !(same && before.state.users.is_some()) || config.privileged {
+        changed.state.users = users(&changed.config, others)?;
+    }
+    changed.state.addresses = driver.network().reallocate(&changed, others)?;
+    Ok(changed)
+}
+
+/// Writes a container that was decided on: its directory, with what `fill` does for its private
+/// files, then its name.
+fn make(
+    driver: &Driver,
+    registry: &Registry,
+    recorded: &Recorded,
+    fill: impl FnOnce(Reservation<'_>) -> Result<(), NodeError>,
+) -> Result<(), NodeError> {
+    let config = &recorded.config;
+    let places = registry.places(&config.id);
+    let future = places.private(config);
+    let made = registry.create(recorded, |staged| {
+        let staged = Places::at(staged);
+        disk::make(&staged, config)?;
+        let reservation = Reservation {
+            name: config.name.as_str(),
+            private: &staged.private(config),
+            future: &future,
+            mountpoint: &places.root(),
+        };
+        fill(reservation).inspect_err(|_| disk::leave(&staged))?;
         here("create-reserved");
         Ok(())
     });
     if let Err(error) = made {
-        // The first error is the one that matters; a record that stays is swept with its directory.
-        let _released = reserve::release(driver.store(), &places.private());
+        if config.private.is_none() {
+            // The first error is the one that matters; a record that stays is swept with its
+            // directory.
+            let _released = reserve::release(driver.store(), &future);
+        }
         return Err(error);
     }
     here("create-written");
-    Ok(recorded)
+    Ok(())
 }
 
-/// Makes `to` of `from`, which is down: its private files are copied.
+/// Makes the container that `wanted` describes, beside all that `known` answers. It counts as
+/// claimed until the answer is dropped.
+///
+/// # Errors
+/// Every reason why it cannot be; nothing of it is left then.
+pub(super) fn create(
+    driver: &Driver,
+    registry: &Registry,
+    claims: &Arc<Claims>,
+    known: impl FnOnce() -> Vec<Recorded>,
+    wanted: &Wanted,
+) -> Result<Claim, NodeError> {
+    let id = ContainerId::random().map_err(NodeError::system("draw", "an identity".as_ref()))?;
+    let image = image(driver, wanted)?;
+    let config = describe(wanted, &image, id)?;
+    let claim = claims.claim(known, |others| settled(driver, config, others))?;
+    make(driver, registry, claim.recorded(), |reservation| {
+        let store = driver.store();
+        match &wanted.private {
+            Some(private) => {
+                let Reservation { name, mountpoint, .. } = reservation;
+                reserve::adopt(store, &image.template, name, private, mountpoint)?;
+            }
+            None => {
+                reserve::reserve(store, &image.template, reservation)?;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(claim)
+}
+
+/// Makes a container called `name` of `from`: its private files are copied as they are at one
+/// moment, for which one that runs stands still.
 ///
 /// # Errors
 /// As [`create`].
 pub(super) fn copy(
-    driver: &Arc<Driver>,
+    driver: &Driver,
     registry: &Registry,
-    from: &Recorded,
+    claims: &Arc<Claims>,
+    known: impl FnOnce() -> Vec<Recorded>,
+    from: (&Recorded, Phase),
     name: ContainerName,
-    others: &[Recorded],
-) -> Result<Recorded, NodeError> {
-    if others.iter().any(|other| other.config.name == name) {
-        return Err(NodeError::NameTaken { name });
-    }
+) -> Result<Claim, NodeError> {
+    let (from, phase) = from;
     let id = ContainerId::random().map_err(NodeError::system("draw", "an identity".as_ref()))?;
     let mut config = from.config.clone();
     (config.id, config.name, config.private) = (id, name, None);
@@ -261,34 +329,11 @@ pub(super) fn copy(
     }
     config.hostname = None;
     config.created_ms = super::state::now_ms();
-    admitted(&config, others)?;
-    let state = ContainerState {
-        users: users(&config, others)?,
-        addresses: driver.network().allocate(&config, others)?,
-        ..ContainerState::default()
-    };
-    let copy = Recorded { config, state };
-    let places = registry.places(&copy.config.id);
-    let made = registry.create(&copy, |staged| {
-        let private = staged.join("private");
-        reserve::copy(
-            driver.store(),
-            &driver.private(from),
-            Reservation {
-                name: copy.config.name.as_str(),
-                private: &private,
-                future: &places.private(),
-                mountpoint: &places.root(),
-            },
-        )?;
-        here("create-reserved");
-        Ok(())
-    });
-    if let Err(error) = made {
-        // As in `create`.
-        let _released = reserve::release(driver.store(), &places.private());
-        return Err(error);
-    }
-    here("create-written");
-    Ok(copy)
+    let claim = claims.claim(known, |others| settled(driver, config, others))?;
+    make(driver, registry, claim.recorded(), |reservation| {
+        let still = (phase == Phase::Running).then(|| driver.stand_still(from)).transpose()?;
+        reserve::copy(driver.store(), &driver.private(from), reservation)?;
+        still.map_or(Ok(()), StandStill::end)
+    })?;
+    Ok(claim)
 }

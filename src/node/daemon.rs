@@ -7,8 +7,10 @@ use std::time::Instant;
 
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
+use super::claims::Claims;
 use super::create::{self, Wanted};
 use super::driver::Driver;
 use super::error::NodeError;
@@ -23,6 +25,10 @@ use super::target::{self, Known};
 use crate::container::config::{ContainerId, ContainerName, RestartPolicy};
 use crate::host::store::StoreLock;
 use crate::host::{Store, reserve};
+
+/// Containers that are started at the same time when the daemon starts: more would only wait for each
+/// other.
+const AT_ONCE: usize = 8;
 
 /// One setting that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,9 +49,7 @@ pub struct Node {
     driver: Arc<Driver>,
     events: Events,
     containers: RwLock<BTreeMap<ContainerId, Handle>>,
-    /// Held by whoever makes or names a container: names, users and addresses are chosen beside
-    /// those of all others.
-    naming: Mutex<()>,
+    claims: Arc<Claims>,
     sharing: Sharing,
     began: Instant,
     _store: StoreLock,
@@ -93,7 +97,7 @@ impl Node {
                 driver,
                 events: Events::default(),
                 containers: RwLock::new(BTreeMap::new()),
-                naming: Mutex::new(()),
+                claims: Arc::default(),
                 sharing,
                 began: Instant::now(),
                 _store: shared,
@@ -108,13 +112,15 @@ impl Node {
     }
 
     /// Makes what runs and what is written one, after the daemon was away.
-    async fn reconcile(self: &Arc<Self>, mut found: Vec<Recorded>) {
-        // Higher ones first, as at a boot.
-        found.sort_by_key(|recorded| std::cmp::Reverse(recorded.config.boot_priority));
+    async fn reconcile(self: &Arc<Self>, found: Vec<Recorded>) {
         let mut starting = Vec::new();
         let adopting = found.into_iter().map(|mut recorded| {
             let driver = Arc::clone(&self.driver);
             tokio::task::spawn_blocking(move || {
+                if let Err(error) = driver.mount_disk(&recorded) {
+                    let error = crate::host::sentence(&error);
+                    tracing::warn!(container = %recorded.config.name, error, "its disk is not there");
+                }
                 let seen = match recorded.state.phase {
                     // A stop that was cut short is finished, a start that was is undone.
                     Phase::Running | Phase::Paused => driver.adopt(&recorded),
@@ -128,6 +134,15 @@ impl Node {
                 let mut begin = false;
                 if seen.is_none() {
                     begin = ended_without_us(&driver, &mut recorded);
+                    let boot = Some(driver.boot_id());
+                    if !begin && recorded.state.boot_id.as_deref() != boot {
+                        // It was looked at in this boot; who is started says so itself.
+                        recorded.state.boot_id = boot.map(str::to_owned);
+                        if let Err(error) = driver.keep(&recorded) {
+                            let error = crate::host::sentence(&error);
+                            tracing::warn!(container = %recorded.config.name, error, "its state is not kept");
+                        }
+                    }
                 }
                 (recorded, seen, begin)
             })
@@ -152,14 +167,7 @@ impl Node {
                 starting.push(handle);
             }
         }
-        for handle in starting {
-            tokio::spawn(async move {
-                if let Err(error) = handle.ask(Request::Start).await {
-                    let error = crate::host::sentence(&error);
-                    tracing::warn!(container = %handle.id(), error, "it could not be started again");
-                }
-            });
-        }
+        tokio::spawn(start_in_order(starting));
     }
 
     fn enter(&self, recorded: Recorded, seen: Option<super::driver::Seen>) -> Handle {
@@ -250,34 +258,33 @@ impl Node {
     /// # Errors
     /// Every reason why it cannot be; nothing of it is left then.
     pub async fn create(self: &Arc<Self>, wanted: Wanted) -> Result<Handle, NodeError> {
-        let _alone = self.naming.lock().await;
-        let (driver, registry) = (Arc::clone(&self.driver), Arc::clone(&self.registry));
-        let others = self.recorded();
-        let made = blocking(move || create::create(&driver, &registry, &wanted, &others)).await?;
-        self.events.tell(&made.config, EventKind::Created, made.config.template.clone());
-        Ok(self.enter(made, None))
+        let node = Arc::clone(self);
+        let make = move || {
+            let known = || node.recorded();
+            create::create(&node.driver, &node.registry, &node.claims, known, &wanted)
+        };
+        let made = blocking(make).await?;
+        let config = &made.recorded().config;
+        self.events.tell(config, EventKind::Created, config.template.clone());
+        Ok(self.enter(made.recorded().clone(), None))
     }
 
-    /// Makes a container of another one that is down.
+    /// Makes a container of another one; one that runs stands still while it is copied.
     ///
     /// # Errors
-    /// [`NodeError::NotDown`], and as [`Node::create`].
+    /// As [`Node::create`].
     pub async fn copy(self: &Arc<Self>, from: &Handle, name: &str) -> Result<Handle, NodeError> {
         let name: ContainerName = name.parse()?;
-        let _alone = self.naming.lock().await;
-        let (registry, others) = (Arc::clone(&self.registry), self.recorded());
         let node = Arc::clone(self);
-        let made = from
-            .change(move |_, recorded, phase| {
-                if phase.is_up() {
-                    return Err(NodeError::NotDown { name: recorded.config.name.clone(), phase });
-                }
-                let made = create::copy(&node.driver, &registry, recorded, name, &others)?;
-                Ok((None, made))
-            })
-            .await?;
-        self.events.tell(&made.config, EventKind::Created, "a copy");
-        Ok(self.enter(made, None))
+        let copy = move |driver: &Driver, recorded: &Recorded, phase| {
+            let known = || node.recorded();
+            let from = (recorded, phase);
+            let made = create::copy(driver, &node.registry, &node.claims, known, from, name)?;
+            Ok((None, made))
+        };
+        let made = from.change(copy).await?;
+        self.events.tell(&made.recorded().config, EventKind::Created, "a copy");
+        Ok(self.enter(made.recorded().clone(), None))
     }
 
     /// Asks a container for something, and waits until it is done.
@@ -302,24 +309,18 @@ impl Node {
         handle: &Handle,
         settings: Vec<(String, String)>,
     ) -> Result<Vec<SetDone>, NodeError> {
-        let _alone = self.naming.lock().await;
-        let others = self.recorded();
-        let registry = Arc::clone(&self.registry);
-        let done = handle
+        let node = Arc::clone(self);
+        let (done, _claim) = handle
             .change(move |driver, recorded, phase| {
-                let mut changed = recorded.clone();
-                create::apply(&mut changed.config, &settings)?;
-                create::check(&changed.config)?;
-                create::admitted(&changed.config, &others)?;
-                changed.state.addresses = driver.network().reallocate(&changed, &others)?;
-                driver.allow_sharing(&changed)?;
-                let notes =
-                    if phase.is_up() { driver.follow(recorded, &changed)? } else { Vec::new() };
-                if let Err(error) = registry.write_config(&changed.config) {
+                let choose =
+                    |others: &[Recorded]| create::changed(driver, recorded, &settings, others);
+                let claim = node.claims.claim(|| node.recorded(), choose)?;
+                let changed = claim.recorded();
+                driver.allow_sharing(changed)?;
+                let notes = driver.follow(recorded, changed, phase)?;
+                if let Err(error) = node.registry.write_config(&changed.config) {
                     // What is not kept does not hold either.
-                    if phase.is_up() {
-                        driver.follow(&changed, recorded)?;
-                    }
+                    driver.follow(changed, recorded, phase)?;
                     return Err(error);
                 }
                 let mut done: Vec<SetDone> = Vec::new();
@@ -334,7 +335,8 @@ impl Node {
                         done.push(SetDone { key: key.name.to_owned(), live, notes });
                     }
                 }
-                Ok((Some(changed), done))
+                // The claim goes with the answer: by then everybody sees the change.
+                Ok((Some(changed.clone()), (done, claim)))
             })
             .await?;
         let keys: Vec<&str> = done.iter().map(|done| done.key.as_str()).collect();
@@ -353,29 +355,27 @@ impl Node {
         force: bool,
     ) -> Result<(), NodeError> {
         let name: ContainerName = name.parse()?;
-        let _alone = self.naming.lock().await;
-        if self
-            .all()
-            .iter()
-            .any(|other| other.id() != handle.id() && other.view().recorded.config.name == name)
-        {
-            return Err(NodeError::NameTaken { name });
-        }
-        let registry = Arc::clone(&self.registry);
-        handle
+        let node = Arc::clone(self);
+        let _claim = handle
             .change(move |driver, recorded, phase| {
                 if phase.is_up() && !force {
                     return Err(NodeError::RunningRename { name: recorded.config.name.clone() });
                 }
-                let mut changed = recorded.clone();
-                changed.config.name = name;
+                let choose = |others: &[Recorded]| {
+                    let mut changed = recorded.clone();
+                    changed.config.name = name;
+                    create::named(&changed.config, others)?;
+                    Ok(changed)
+                };
+                let claim = node.claims.claim(|| node.recorded(), choose)?;
+                let changed = claim.recorded();
                 let private = driver.private(recorded);
                 reserve::rename(driver.store(), &private, changed.config.name.as_str())?;
-                if let Err(error) = registry.write_config(&changed.config) {
+                if let Err(error) = node.registry.write_config(&changed.config) {
                     reserve::rename(driver.store(), &private, recorded.config.name.as_str())?;
                     return Err(error);
                 }
-                Ok((Some(changed), ()))
+                Ok((Some(changed.clone()), claim))
             })
             .await?;
         self.events.tell(&handle.view().recorded.config, EventKind::Renamed, "");
@@ -387,17 +387,9 @@ impl Node {
     pub async fn stop_all(&self) {
         let mut up: Vec<Handle> = self.all();
         up.retain(|handle| handle.view().phase.is_up());
-        up.sort_by_key(|handle| handle.view().recorded.config.boot_priority);
-        let mut rest = up.as_slice();
-        while let Some(first) = rest.first() {
-            let priority = first.view().recorded.config.boot_priority;
-            let same = |handle: &&Handle| handle.view().recorded.config.boot_priority == priority;
-            let count = rest.iter().take_while(same).count();
-            let (now, later) = rest.split_at(count);
-            rest = later;
-            let stops: Vec<_> = now
-                .iter()
-                .cloned()
+        for (_, group) in by_priority(up) {
+            let stops: Vec<_> = group
+                .into_iter()
                 .map(|handle| tokio::spawn(async move { handle.shut_down().await }))
                 .collect();
             for stop in stops {
@@ -411,13 +403,44 @@ impl Node {
     }
 }
 
+/// Containers that start and stop together, those that stop first first.
+fn by_priority(all: Vec<Handle>) -> BTreeMap<i32, Vec<Handle>> {
+    let mut groups: BTreeMap<i32, Vec<Handle>> = BTreeMap::new();
+    for handle in all {
+        let priority = handle.view().recorded.config.boot_priority;
+        groups.entry(priority).or_default().push(handle);
+    }
+    groups
+}
+
+/// Starts containers, those of a higher priority first: the next ones once all of these run or have
+/// failed, so many at a time.
+async fn start_in_order(all: Vec<Handle>) {
+    let turns = Arc::new(Semaphore::new(AT_ONCE));
+    for (_, group) in by_priority(all).into_iter().rev() {
+        let mut starting = JoinSet::new();
+        for handle in group {
+            let turns = Arc::clone(&turns);
+            starting.spawn(async move {
+                // It is never closed; without a turn everything starts at once.
+                let _turn = turns.acquire().await;
+                if let Err(error) = handle.ask(Request::Start).await {
+                    let error = crate::host::sentence(&error);
+                    tracing::warn!(container = %handle.id(), error, "it could not be started again");
+                }
+            });
+        }
+        // A panic was told already.
+        while starting.join_next().await.is_some() {}
+    }
+}
+
 /// A container that was up when the daemon last wrote, or may have been, and is not now: what is
 /// left of it goes. Answers whether it shall be started.
 fn ended_without_us(driver: &Driver, recorded: &mut Recorded) -> bool {
     let state = &mut recorded.state;
     let was_up = state.phase.is_up();
-    let booted = state.boot_id.is_some() && state.boot_id.as_deref() != Some(driver.boot_id());
-    let never = state.boot_id.is_none();
+    let booted = state.boot_id.as_deref() != Some(driver.boot_id());
     if was_up {
         let started = state.phase == Phase::Starting;
         let exit = driver.take_down(recorded);
@@ -442,7 +465,7 @@ fn ended_without_us(driver: &Driver, recorded: &mut Recorded) -> bool {
         RestartPolicy::OnFailure { .. } => was_up && failed,
         RestartPolicy::Always => true,
     };
-    if booted || never {
+    if booted {
         config.autostart || state.wanted && by_policy
     } else {
         was_up && state.wanted && by_policy

@@ -36,9 +36,23 @@ pub enum NodeError {
         /// Every reason.
         problems: Vec<Problem>,
     },
-    /// A kind of disk that this version does not make.
-    #[error("disk-image=yes is not made by this version; leave it out")]
-    NoDiskImages,
+    /// Where its private files are is no matter of a setting any more.
+    #[error(
+        "whether the private files of {name} are in an image was decided when it was created; \
+         create another container with disk-image=yes, or without"
+    )]
+    DiskImageFixed {
+        /// The container.
+        name: ContainerName,
+    },
+    /// An image that would have to be smaller, or that this host lets nobody resize in use.
+    #[error("{source}; stop {name} and set limits.disk again, or leave it as it is")]
+    DiskImage {
+        /// The container.
+        name: ContainerName,
+        /// Why.
+        source: Box<HostError>,
+    },
     /// No container goes by that name.
     #[error("there is no container {wanted:?}{hint}; `mica ps -a` shows those there are")]
     NoContainer {
@@ -215,6 +229,18 @@ pub enum NodeError {
 }
 
 impl NodeError {
+    /// What a shell would answer, if the container's command is why it cannot start: 126 or 127.
+    #[must_use]
+    pub fn command_status(&self) -> Option<u8> {
+        if let Self::Spec(SpecError::Command(error)) = self {
+            Some(error.status())
+        } else if let Self::Runtime(error) = self {
+            error.command_status()
+        } else {
+            None
+        }
+    }
+
     /// For `map_err`: that a template cannot be looked into.
     pub(super) fn inspect(error: InspectError) -> Self {
         Self::Inspect(Box::new(error))

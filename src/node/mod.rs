@@ -6,6 +6,7 @@
 //! run on, and the next one finds them again.
 
 mod alert;
+mod claims;
 mod crash;
 pub mod create;
 pub mod daemon;

@@ -40,6 +40,12 @@ pub struct Places {
 }
 
 impl Places {
+    /// Those of the container in `directory`.
+    #[must_use]
+    pub fn at(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
     /// `containers/<id>`.
     #[must_use]
     pub fn directory(&self) -> &Path {
@@ -52,16 +58,54 @@ impl Places {
         self.directory.join("root")
     }
 
-    /// Its private layer, unless it was made with one of somebody else's.
+    /// Its private layer: in its own directory, on a disk of its own, or where somebody made one.
     #[must_use]
-    pub fn private(&self) -> PathBuf {
+    pub fn private(&self, config: &ContainerConfig) -> PathBuf {
+        match &config.private {
+            Some(private) => private.clone(),
+            None if config.disk_image => self.on_image(),
+            None => self.plain(),
+        }
+    }
+
+    /// Both places that a private layer of its own can have.
+    #[must_use]
+    pub fn own_privates(&self) -> [PathBuf; 2] {
+        [self.plain(), self.on_image()]
+    }
+
+    fn plain(&self) -> PathBuf {
         self.directory.join("private")
+    }
+
+    /// Beneath the mountpoint, not at it: while the image is not mounted there is none, which is
+    /// something else than an empty one.
+    fn on_image(&self) -> PathBuf {
+        self.disk().join("private")
+    }
+
+    /// Where its disk image is mounted.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        self.directory.join("disk")
+    }
+
+    /// Its disk image.
+    #[must_use]
+    pub fn image(&self) -> PathBuf {
+        self.directory.join("disk.img")
     }
 
     /// What it sees as `/etc/hosts`.
     #[must_use]
     pub fn hosts(&self) -> PathBuf {
         self.directory.join("etc/hosts")
+    }
+
+    /// What it sees as `/etc/hostname`.
+    #[must_use]
+    pub fn hostname(&self) -> PathBuf {
+        self.directory.join("etc/hostname")
     }
 
     /// What it sees as `/etc/resolv.conf`.
@@ -183,9 +227,7 @@ impl Registry {
         let make = || {
             let mut builder = DirBuilder::new();
             builder.mode(0o700);
-            for directory in
-                [staged.clone(), staged.join("private"), staged.join("root"), staged.join("logs")]
-            {
+            for directory in [staged.clone(), staged.join("root"), staged.join("logs")] {
                 builder.create(&directory).map_err(NodeError::system("make", &directory))?;
             }
             write(&staged, CONFIG, &recorded.config)?;
@@ -211,13 +253,13 @@ impl Registry {
     }
 
     /// Removes what staged and doomed directories hold; `forget` is told of each container that is
-    /// gone, before its private files are.
+    /// gone, where it was or was to be and where it lies now, before its files are removed.
     ///
     /// # Errors
     /// [`NodeError::System`], and what `forget` answers; what is left is swept the next time.
     pub fn sweep(
         &self,
-        mut forget: impl FnMut(&Places) -> Result<(), NodeError>,
+        mut forget: impl FnMut(&Places, &Places) -> Result<(), NodeError>,
     ) -> Result<(), NodeError> {
         for name in self.names()? {
             let Some(text) = name.to_str() else { continue };
@@ -225,8 +267,8 @@ impl Registry {
             let Some(id) = id.and_then(|id| ContainerId::try_from(id.to_owned()).ok()) else {
                 continue;
             };
-            forget(&self.places(&id))?;
             let path = self.path.join(&name);
+            forget(&self.places(&id), &Places::at(&path))?;
             match fs::remove_dir_all(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(NodeError::system("remove", &path)(error));
@@ -316,7 +358,7 @@ mod tests {
         assert!(registry.list().expect("listed").is_empty());
         let mut told = Vec::new();
         registry
-            .sweep(|places| {
+            .sweep(|places, _| {
                 told.push(places.clone());
                 Ok(())
             })

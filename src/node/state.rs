@@ -33,7 +33,7 @@ pub struct ContainerState {
     /// Whether somebody wants it to run: set by start, unset by stop.
     #[serde(default)]
     pub wanted: bool,
-    /// The boot of the host that it was last started in.
+    /// The boot of the host in which it was made, last started, or last looked at after a boot.
     #[serde(default)]
     pub boot_id: Option<String>,
     /// When it was last started, in milliseconds since 1970.

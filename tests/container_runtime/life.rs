@@ -142,7 +142,9 @@ fn commands_run_beside_the_init_as_anybody_and_tell_their_status(runtime: &str) 
 }
 
 fn a_container_that_cannot_be_made_says_why_and_leaves_nothing(runtime: &str) {
-    let cell = Cell::prepare(runtime, Wish::application(&["/no/such/program"]));
+    // Only the runtime can know whether a volume brings the program.
+    let wish = Wish::application(&["/no/such/program"]);
+    let cell = Cell::prepare(runtime, wish.with(&[("volume", "/etc/hostname:/mnt/name")]));
     let told = match cell.runtime.create(&cell.bundle) {
         Err(error) => error.to_string(),
         // runc finds out when it is started.

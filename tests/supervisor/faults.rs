@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::stage::{Stage, processes};
-use crate::support::Succeed;
+use crate::support::{Succeed, again_until};
 
 /// The mount process of a container's root.
 fn mount_process(stage: &Stage, name: &str) -> u32 {
@@ -72,4 +72,28 @@ fn a_killed_monitor_loses_the_status_and_nothing_else() {
     stage.remember();
     stage.mica(["delete", "c1"]);
     stage.assert_nothing_left("after a killed monitor");
+}
+
+#[test]
+fn a_copy_of_the_mounts_elsewhere_keeps_no_container_from_stopping() {
+    let stage = Stage::new("supervisor-namespace");
+    stage.create("c1", &[], &["sleep", "1000"]);
+    stage.mica(["start", "c1"]);
+    let root = stage.info("c1")["root"].as_str().expect("a path").to_owned();
+    let script =
+        format!("mount --make-rprivate /; grep -q {root} /proc/self/mounts && exec sleep 1000");
+    let mut elsewhere =
+        Command::new("unshare").args(["--mount", "sh", "-c", &script]).spawn().expect("started");
+    let comm = format!("/proc/{}/comm", elsewhere.id());
+    again_until("another namespace has the root", || {
+        std::fs::read_to_string(&comm).is_ok_and(|comm| comm == "sleep\n")
+    });
+    stage.mica(["stop", "--kill", "c1"]);
+    stage.mica(["start", "c1"]);
+    assert_eq!(stage.mica(["exec", "c1", "--", "echo", "here"]).trim(), "here");
+    stage.remember();
+    stage.mica(["delete", "--force", "c1"]);
+    elsewhere.kill().expect("ours");
+    elsewhere.wait().expect("ours");
+    stage.assert_nothing_left("after a copy of the mounts");
 }

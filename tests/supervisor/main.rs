@@ -8,11 +8,16 @@ mod support;
 
 mod abuse;
 mod api;
+mod apt;
+mod boot;
 mod crash;
+mod disk;
 mod faults;
+mod init;
 mod life;
 mod network;
 mod set;
 mod sharing;
 mod stage;
 mod system;
+mod terminal;

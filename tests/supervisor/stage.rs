@@ -1,12 +1,14 @@
 //! A store, its daemon, and the question whether anything is left of them.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 
-use crate::support::{Scratch, Store, Succeed, again_until, debian, require_root};
+use crate::support::{Scratch, Store, Succeed, again_until, debian, require_root, unmount_beneath};
 
 /// The template that tests use: a Debian with systemd and a little Python.
 pub(crate) const TEMPLATE: &str = "debian-sys:12";
@@ -35,9 +37,7 @@ impl Stage {
         require_root();
         let scratch = Scratch::new(name);
         let store = Store::at(&scratch.directory("store"));
-        let root =
-            debian("system", "systemd-sysv,dbus,iproute2,python3-minimal,procps,iputils-ping");
-        store.import(TEMPLATE, &root);
+        stock(store.path());
         let stage = Self { store, _scratch: scratch, alone };
         stage.start_daemon(&[]);
         stage
@@ -55,6 +55,74 @@ impl Stage {
         };
         command.env("MICA_STORE", self.store.path()).args(["node", "start"]);
         command.envs(environment.iter().copied()).succeed();
+    }
+
+    /// Takes from this store's containers what the host's going down would take: the daemon, every
+    /// process, every mount. Then starts the daemon under another boot of the host than its files
+    /// name.
+    pub(crate) fn reboot(&self) {
+        let inits: Vec<u64> = self
+            .mica(["ps", "-q"])
+            .lines()
+            .filter_map(|name| self.info(name)["pid"].as_u64())
+            .collect();
+        self.kill_daemon();
+        let store = self.store.path().to_string_lossy().into_owned();
+        let own = processes().into_iter().filter(|(_, words)| words.contains(&store));
+        let all = own.map(|(pid, _)| u64::from(pid)).chain(inits);
+        for pid in all.filter(|pid| *pid != u64::from(std::process::id())) {
+            // One may have ended with another.
+            let _killed = Command::new("kill").args(["-KILL", &pid.to_string()]).capture();
+            self.await_end_of(u32::try_from(pid).expect("a pid"));
+        }
+        unmount_beneath(self.store.path());
+        // Who was started in this boot was so in an earlier one.
+        let containers = fs::read_dir(self.store.path().join("containers")).expect("listed");
+        for container in containers {
+            let file = container.expect("listed").path().join("state.json");
+            let text = fs::read(&file).expect("a state");
+            let mut state: Value = serde_json::from_slice(&text).expect("JSON");
+            assert!(state["boot_id"].is_string(), "{state}");
+            state["boot_id"] = "an earlier boot".into();
+            fs::write(&file, state.to_string()).expect("written");
+        }
+        self.start_daemon(&[]);
+    }
+
+    /// `mica` with these words at a terminal: whenever it has said the first of a step, the second
+    /// is typed. Answers its status and all that it said.
+    pub(crate) fn at_terminal(&self, words: &str, steps: &[(&str, &str)]) -> (i32, String) {
+        let (mica, store) = (env!("CARGO_BIN_EXE_mica"), self.store.path().display());
+        let line = format!("{mica} --store {store} {words}");
+        let mut child = Command::new("script")
+            .args(["-qefc", &line, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("script is there");
+        let mut typed = child.stdin.take().expect("a pipe");
+        let mut out = child.stdout.take().expect("a pipe");
+        let (mut said, mut from) = (String::new(), 0);
+        let mut steps = steps.iter();
+        let mut step = steps.next();
+        let mut piece = [0; 4096];
+        loop {
+            while let Some((wanted, answer)) = step
+                && let Some(at) = said[from..].find(wanted)
+            {
+                from += at + wanted.len();
+                typed.write_all(answer.as_bytes()).expect("it listens");
+                step = steps.next();
+            }
+            match out.read(&mut piece) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => said.push_str(&String::from_utf8_lossy(&piece[..count])),
+            }
+        }
+        assert!(step.is_none(), "{words}: waited for {step:?} in {said:?}");
+        let status = child.wait().expect("ours").code().expect("it was not killed");
+        (status, said)
     }
 
     /// The daemon's process.
@@ -193,6 +261,37 @@ impl Stage {
         });
         assert!(left.is_empty(), "{when}: {left:#?}");
     }
+}
+
+/// Fills a store with the template: from one that was made once since the program was, whose objects
+/// are linked, not copied.
+fn stock(store: &Path) {
+    let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (stocked, part) = (base.join("supervisor-store"), base.join("supervisor-store.part"));
+    let lock = File::create(base.join("supervisor-store.lock")).expect("a lock can be made");
+    flock(&lock, FlockOperation::LockExclusive).expect("it is ours in the end");
+    let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let mica = changed(Path::new(env!("CARGO_BIN_EXE_mica")));
+    if changed(&stocked.join("stocked")) < mica {
+        for old in [&stocked, &part] {
+            if old.exists() {
+                fs::remove_dir_all(old).expect("nobody uses it");
+            }
+        }
+        let root =
+            debian("system", "systemd-sysv,dbus,iproute2,python3-minimal,procps,iputils-ping");
+        Store::at(&part).import(TEMPLATE, &root);
+        // What is immutable is not linked to either.
+        Command::new("chattr").args(["-R", "-f", "-i"]).arg(&part).succeed();
+        fs::write(part.join("stocked"), b"").expect("written");
+        fs::rename(&part, &stocked).expect("nothing is there");
+    }
+    for entry in fs::read_dir(&stocked).expect("it is there") {
+        let entry = entry.expect("listed");
+        let how = if entry.file_name() == "objects" { "-al" } else { "-a" };
+        Command::new("cp").arg(how).arg(entry.path()).arg(store).succeed();
+    }
+    Command::new("chmod").arg("--reference").arg(&stocked).arg(store).succeed();
 }
 
 /// Every process with its words.

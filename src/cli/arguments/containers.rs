@@ -9,7 +9,7 @@ use super::Json;
 use crate::container::config::{KEYS, Key};
 
 /// Settings that are shown in the help of `create` and `run`; docs/CONTAINERS.md has all.
-const SHOWN: [&str; 16] = [
+const SHOWN: [&str; 18] = [
     "limits.memory",
     "limits.cpu",
     "limits.disk",
@@ -26,11 +26,21 @@ const SHOWN: [&str; 16] = [
     "privileged",
     "runtime",
     "health.command",
+    "init",
+    "disk-image",
 ];
 
 /// Settings that are yes when nothing is said.
-const FLAGS: [&str; 7] =
-    ["privileged", "nesting", "autostart", "read-only", "disk-image", "terminal", "interactive"];
+const FLAGS: [&str; 8] = [
+    "privileged",
+    "nesting",
+    "autostart",
+    "read-only",
+    "disk-image",
+    "terminal",
+    "interactive",
+    "init",
+];
 
 /// Names that mean something else on a command line.
 const OTHERS: [&str; 8] = ["h", "help", "version", "store", "quiet", "json", "name", "all"];
@@ -313,7 +323,7 @@ pub(in crate::cli) struct Rename {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Copy {
-    /// The container, which must be down
+    /// The container; one that runs stands still while its private files are copied
     #[arg(value_name = "CT")]
     pub(in crate::cli) container: String,
     /// The new one's name

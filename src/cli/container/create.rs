@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::session::{self, Terminal};
-use super::{FAILED, settings, status};
+use super::{FAILED, failure, settings, status};
 use crate::api::wire::{ContainerAnswer, Done};
 use crate::api::{Client, at};
 use crate::cli::arguments::{Create, Run};
@@ -38,7 +38,7 @@ pub(in crate::cli) fn run(wanted: &Run, store: &Path, output: Output) -> Result<
     match run_to_end(wanted, store, output) {
         Err(error) => {
             complain(&sentence(error.as_ref()));
-            Ok(ExitCode::from(FAILED))
+            Ok(ExitCode::from(failure(&error, FAILED)))
         }
         done => done,
     }

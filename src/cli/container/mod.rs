@@ -18,11 +18,17 @@ use anyhow::Result;
 use super::arguments::Targets;
 use super::output::complain;
 use crate::api::wire::ContainerAnswer;
-use crate::api::{Client, of};
+use crate::api::{Client, ClientError, of};
 use crate::host::sentence;
 
 /// Mica itself failed where the status belongs to a command.
 const FAILED: u8 = 125;
+
+/// The status of what was not done: the command's, where that is the reason.
+fn failure(error: &anyhow::Error, otherwise: u8) -> u8 {
+    let refused = error.downcast_ref::<ClientError>();
+    refused.and_then(ClientError::command_status).unwrap_or(otherwise)
+}
 
 /// The containers that words mean.
 fn targets(client: &Client, targets: &Targets) -> Result<Vec<ContainerAnswer>> {
@@ -38,11 +44,16 @@ fn each(
     let client = Client::connect(store)?;
     let all = targets(&client, wanted)?;
     if let [one] = all.as_slice() {
-        act(&client, one)?;
-        return Ok(ExitCode::SUCCESS);
+        return match act(&client, one) {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(error) => {
+                complain(&sentence(error.as_ref()));
+                Ok(ExitCode::from(failure(&error, super::FAILED)))
+            }
+        };
     }
     // All at once: most of the time of a stop is waiting.
-    let failed = std::thread::scope(|scope| {
+    let worst = std::thread::scope(|scope| {
         let act = &act;
         let started: Vec<_> = all
             .iter()
@@ -54,16 +65,21 @@ fn each(
                 })
             })
             .collect();
-        let mut failed = false;
+        let mut worst = 0;
         for done in started {
-            if let Ok(Err(error)) = done.join() {
-                complain(&sentence(error.as_ref()));
-                failed = true;
-            }
+            let status = match done.join() {
+                Ok(Ok(())) => 0,
+                Ok(Err(error)) => {
+                    complain(&sentence(error.as_ref()));
+                    failure(&error, super::FAILED)
+                }
+                Err(_panic) => super::FAILED,
+            };
+            worst = worst.max(status);
         }
-        failed
+        worst
     });
-    Ok(if failed { ExitCode::from(super::FAILED) } else { ExitCode::SUCCESS })
+    Ok(ExitCode::from(worst))
 }
 
 /// `KEY=VALUE` words, then options.

@@ -57,6 +57,17 @@ pub enum Problem {
     /// An image of no size.
     #[error("disk-image=yes needs its size: set limits.disk")]
     ImageWithoutSize,
+    /// An image, and a directory of somebody else's.
+    #[error("disk-image=yes makes the private directory itself; leave --private out")]
+    ImageOfPrivate,
+    /// Two inits.
+    #[error("init=yes is for a command; a system container has an init of its own")]
+    InitOfSystem,
+    /// No init for this processor.
+    #[error(
+        "init=yes is not made for this processor; leave it out, or have an init in the template"
+    )]
+    NoInit,
     /// A health check of nothing.
     #[error("a health check needs health.command")]
     HealthWithoutCommand,
@@ -104,6 +115,15 @@ pub(super) fn check(config: &ContainerConfig) -> Vec<Problem> {
     resources(config, &mut problems);
     if config.disk_image && config.limits.disk_bytes.is_none() {
         problems.push(Problem::ImageWithoutSize);
+    }
+    if config.disk_image && config.private.is_some() {
+        problems.push(Problem::ImageOfPrivate);
+    }
+    if config.init && config.kind == Kind::System {
+        problems.push(Problem::InitOfSystem);
+    }
+    if config.init && !crate::container::init::is_there() {
+        problems.push(Problem::NoInit);
     }
     if config.health.as_ref().is_some_and(|health| health.command.is_empty()) {
         problems.push(Problem::HealthWithoutCommand);

@@ -469,6 +469,14 @@ pub const KEYS: &[Key] = &[
         plain!(command, words, |v: &Vec<String>| unwords(v))
     ),
     key!(
+        "init",
+        [],
+        false,
+        false,
+        "whether an init of Mica's runs the command: it reaps what is left behind, and passes signals on: no",
+        plain!(init, parse_flag, flag)
+    ),
+    key!(
         "terminal",
         ["tty", "t"],
         false,
@@ -580,7 +588,7 @@ pub const KEYS: &[Key] = &[
         [],
         false,
         false,
-        "whether its private files are in an image of limits.disk bytes: no",
+        "whether its private files are in an image of limits.disk bytes, from its creation on: no",
         plain!(disk_image, parse_flag, flag)
     ),
     key!(

@@ -175,6 +175,9 @@ pub struct ContainerConfig {
     /// The init, as words; none for a system container: `/sbin/init`.
     #[serde(default)]
     pub command: Vec<String>,
+    /// Whether Mica's own init runs the command: it reaps, and passes signals on.
+    #[serde(default)]
+    pub init: bool,
     /// Environment of the init and of `exec`.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -278,6 +281,7 @@ impl ContainerConfig {
             description: String::new(),
             hostname: None,
             command: Vec::new(),
+            init: false,
             env: BTreeMap::new(),
             workdir: None,
             user: None,

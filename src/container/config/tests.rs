@@ -43,6 +43,7 @@ const VALUES: &[(&str, &str)] = &[
     ("user", "www-data:www-data"),
     ("workdir", "/srv"),
     ("command", "/bin/sh -c 'echo it'\\''s'"),
+    ("init", "yes"),
     ("terminal", "yes"),
     ("interactive", "yes"),
     ("privileged", "yes"),

@@ -80,7 +80,10 @@ pub fn run(program: &Path, directory: &Path) -> Result<(), RuntimeError> {
             serve::serve(&bundle, watched).map_err(system("watch", directory))
         }
         Err(error) => {
-            answer(&Answer::Failed(crate::container::sentence(&error)));
+            // Who hears it says again what could not be done.
+            let message =
+                error.word().map_or_else(|| crate::container::sentence(&error), str::to_owned);
+            answer(&Answer::Failed(message));
             Ok(())
         }
     }

@@ -70,6 +70,16 @@ impl RuntimeError {
         if let Self::Failed { message, .. } = self { Some(message) } else { None }
     }
 
+    /// What a shell would answer, where a runtime would not make the container for its command;
+    /// none: for another reason.
+    #[must_use]
+    pub fn command_status(&self) -> Option<u8> {
+        // "No such file" is said of much; these words only of the command.
+        let of_command = |word: &&str| word.contains("exec: \"") || word.contains("executable '");
+        let status = super::exec::code_of(self.word().filter(of_command)?);
+        u8::try_from(status).ok().filter(|_| status != super::exec::OURS)
+    }
+
     pub(super) fn system(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::System { what, path, source }
@@ -212,7 +222,9 @@ fn clear(bundle: &Bundle) -> Result<(), RuntimeError> {
         }
         Ok(()) | Err(_) => {}
     }
-    for name in ["init.json", "pid", "failure", "attach.sock", "terminal.sock", "runtime.log"] {
+    for name in
+        ["init", "init.json", "pid", "failure", "attach.sock", "terminal.sock", "runtime.log"]
+    {
         bundle.remove(name).map_err(here("clean"))?;
     }
     Ok(())

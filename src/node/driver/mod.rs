@@ -5,6 +5,7 @@
 //! earlier attempt left. Blocks; never called from the event loop itself.
 
 mod children;
+pub(in crate::node) mod disk;
 mod hurry;
 mod limits;
 mod mount;
@@ -29,6 +30,7 @@ pub use limits::{allotted, promised};
 use self::children::Children;
 use super::crash::here;
 use super::error::NodeError;
+use super::phase::Phase;
 use super::registry::{Places, Recorded, Registry};
 use super::state::Exit;
 use crate::container::cgroup::{
@@ -139,10 +141,18 @@ impl Driver {
         self.registry.places(&recorded.config.id)
     }
 
+    /// Writes what a container is doing.
+    ///
+    /// # Errors
+    /// [`NodeError::System`].
+    pub fn keep(&self, recorded: &Recorded) -> Result<(), NodeError> {
+        self.registry.write_state(&recorded.config.id, &recorded.state)
+    }
+
     /// Where a container's changes are.
     #[must_use]
     pub fn private(&self, recorded: &Recorded) -> PathBuf {
-        recorded.config.private.clone().unwrap_or_else(|| self.places(recorded).private())
+        self.places(recorded).private(&recorded.config)
     }
 
     /// The groups of a container.
@@ -180,8 +190,10 @@ impl Driver {
         here("start-created");
         self.network.connect(recorded, &places, init)?;
         here("start-connected");
+        // Before it goes: what ends at once has no number any more.
+        let init_ended = watch(init)?;
         self.start_processes(recorded, &places)?;
-        let life = Life { init, init_ended: watch(init)?, mount_ended: Some(mount_ended) };
+        let life = Life { init, init_ended, mount_ended: Some(mount_ended) };
         here("start-started");
         Ok(life)
     }
@@ -199,7 +211,12 @@ impl Driver {
         let Some(init) = self.find_init(recorded)? else { return Ok(None) };
         let Some(mount_ended) = self.find_mount(recorded)? else { return Ok(None) };
         let group = self.group(recorded)?;
-        let frozen = group.is_frozen()?;
+        let mut frozen = group.is_frozen()?;
+        if frozen && recorded.state.phase == Phase::Running {
+            // It stood still for a moment, in which the last daemon was killed.
+            group.thaw()?;
+            frozen = false;
+        }
         self.limit(recorded, &group)?;
         let life = Life { init, init_ended: watch(init)?, mount_ended: Some(mount_ended) };
         Ok(Some(Seen { life, frozen }))
@@ -299,19 +316,43 @@ impl Driver {
         Ok(if freeze { group.freeze() } else { group.thaw() }?)
     }
 
-    /// Lets a running container follow a change of its settings. Answers what does not hold, with
-    /// the key that it is about.
+    /// Makes a running container's processes stand still for a moment.
+    ///
+    /// # Errors
+    /// What its groups answer; they go on then.
+    pub fn stand_still<'a>(&'a self, recorded: &'a Recorded) -> Result<StandStill<'a>, NodeError> {
+        let still = StandStill { driver: self, recorded, over: false };
+        self.freeze(recorded, true)?;
+        Ok(still)
+    }
+
+    /// Lets a container follow a change of its settings: a running one in everything, one that is
+    /// down in what it has on the disk. Answers what does not hold, with the key that it is about.
     ///
     /// # Errors
     /// What the kernel refuses; everything is as it was then.
-    pub fn follow(&self, before: &Recorded, changed: &Recorded) -> Result<Vec<Note>, NodeError> {
+    pub fn follow(
+        &self,
+        before: &Recorded,
+        changed: &Recorded,
+        phase: Phase,
+    ) -> Result<Vec<Note>, NodeError> {
+        if !phase.is_up() {
+            return self.grow_disk(changed, false).map(|()| Vec::new());
+        }
         let group = self.group(changed)?;
-        let mut notes = self.limit(changed, &group)?;
+        let back = |driver: &Self| {
+            // What was refused is the answer; the old limits did hold before.
+            if let Err(error) = driver.limit(before, &group) {
+                tracing::warn!(container = %before.config.name, %error, "limits are not as they were");
+            }
+        };
+        let mut notes = self.limit(changed, &group).inspect_err(|_| back(self))?;
         let init = self.find_init(changed)?;
         match self.network.follow(changed, &self.places(changed), init) {
             Ok(more) => notes.extend(more),
             Err(error) => {
-                self.limit(before, &group)?;
+                back(self);
                 return Err(error);
             }
         }
@@ -388,6 +429,7 @@ impl Driver {
     pub fn delete(&self, recorded: &Recorded) -> Result<(), NodeError> {
         here("delete-begun");
         self.take_down(recorded)?;
+        self.lift_disk_limit(recorded);
         self.registry.doom(&recorded.config.id)?;
         here("delete-doomed");
         self.sweep()
@@ -398,11 +440,43 @@ impl Driver {
     /// # Errors
     /// [`NodeError::System`].
     pub fn sweep(&self) -> Result<(), NodeError> {
-        self.registry.sweep(|places| {
-            reserve::release(&self.store, &places.private())?;
+        self.registry.sweep(|places, now| {
+            for private in places.own_privates() {
+                reserve::release(&self.store, &private)?;
+            }
+            disk::leave(now);
             here("delete-released");
             Ok(())
         })
+    }
+}
+
+/// A container whose processes stand still until this is dropped.
+#[derive(Debug)]
+pub struct StandStill<'a> {
+    driver: &'a Driver,
+    recorded: &'a Recorded,
+    over: bool,
+}
+
+impl StandStill<'_> {
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// What its groups answer.
+    pub fn end(mut self) -> Result<(), NodeError> {
+        self.over = true;
+        self.driver.freeze(self.recorded, false)
+    }
+}
+
+impl Drop for StandStill<'_> {
+    fn drop(&mut self) {
+        if !self.over
+            && let Err(error) = self.driver.freeze(self.recorded, false)
+        {
+            tracing::error!(container = %self.recorded.config.name, %error, "it still stands still; resume it");
+        }
     }
 }
 

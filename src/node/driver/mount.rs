@@ -1,18 +1,28 @@
 //! The root of a container: its mount process.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::hurry::{Hurry, Waited};
 use super::{Driver, watch};
 use crate::host::launch::{self, MountSpec};
 use crate::host::options::GenericOptions;
 use crate::host::roots::RootError;
-use crate::host::{HostError, Roots, reserve, unmount};
+use crate::host::unmount::{self, Unmounted};
+use crate::host::{HostError, Roots, reserve};
 use crate::node::registry::Recorded;
 use crate::node::{NodeError, sharing};
+
+/// How long a mount process may take to have everything on the disk once its root is gone.
+const COURTESY: Duration = Duration::from_secs(5);
 
 impl Driver {
     /// Mounts the root of a container; answers a descriptor that tells when its process ends.
     pub(super) fn mount(&self, recorded: &Recorded) -> Result<OwnedFd, NodeError> {
+        self.mount_disk(recorded)?;
+        let disk_bytes = self.left_to_the_mount(recorded)?;
         let spec = MountSpec {
             store: self.store.path().to_owned(),
             template: recorded.config.template.clone(),
@@ -23,7 +33,7 @@ impl Driver {
             shared_paths: None,
             fsname: None,
             unheard: false,
-            disk_bytes: recorded.config.limits.disk_bytes,
+            disk_bytes,
             generic: GenericOptions::default(),
         };
         self.allow_sharing(recorded)?;
@@ -51,36 +61,29 @@ impl Driver {
         Ok(watch(pid.as_raw_pid().unsigned_abs()).ok())
     }
 
-    /// Holds the private files of a mounted root to their size. Answers what of it does not hold.
-    pub(super) fn limit_disk(&self, recorded: &Recorded) -> Result<Option<String>, NodeError> {
-        let record = reserve::of(&self.store, &self.private(recorded))?;
-        let wanted = recorded.config.limits.disk_bytes;
-        let Some(mut client) = record.living() else { return Ok(None) };
-        if client.disk_use().map_err(HostError::from)?.limit_bytes == wanted {
-            return Ok(None);
-        }
-        let told = client.limit_disk(wanted).map_err(HostError::from)?;
-        Ok((wanted.is_some() && told.unheld_files > 0).then(|| {
-            format!(
-                "{} files are still written by descriptors or mappings from before the limit; it \
-                 holds for them once those are closed",
-                told.unheld_files
-            )
-        }))
-    }
-
     /// Unmounts the root of a container; not mounted is fine.
+    ///
+    /// Nobody of the container's is left by then. Who looks at the root from outside does not keep
+    /// it, nor does another mount namespace that has a copy of it: they see a root that is gone.
     pub(super) fn unmount(&self, recorded: &Recorded) -> Result<(), NodeError> {
         let record = match reserve::of(&self.store, &self.private(recorded)) {
             Err(HostError::Root(RootError::Unknown { .. })) => return Ok(()),
             record => record?,
         };
+        let process = self.find_mount(recorded)?;
         let roots = Roots::open(&self.store)?;
-        let done = match unmount::unmount_root(&roots, &record, false) {
-            // Somebody looks at it from outside: it goes with its last user.
-            Err(HostError::MountpointBusy { .. }) => unmount::unmount_root(&roots, &record, true),
-            done => done,
-        };
+        let mut done = unmount::unmount_root(&roots, &record, true);
+        let ended = matches!(done, Ok(Unmounted::Ended) | Err(HostError::NotMounted { .. }));
+        if let Some(process) = process.filter(|_| !ended)
+            && Hurry::default().wait(&process, COURTESY) == Waited::Impatient
+        {
+            tracing::info!(container = %recorded.config.name, "its root is held by another mount namespace, and is ended");
+            // It may have ended this very moment.
+            let _killed = pidfd_send_signal(&process, Signal::KILL);
+            if Hurry::default().wait(&process, COURTESY) == Waited::Ended {
+                done = unmount::unmount_root(&roots, &record, true);
+            }
+        }
         self.children.reap();
         match done {
             Ok(_) | Err(HostError::NotMounted { .. }) => Ok(()),

@@ -149,7 +149,7 @@ impl Connections {
         Ok(Some(Member { endpoint, named, hosts: places.hosts() }))
     }
 
-    /// Writes what a container that is about to start sees as its `/etc/hosts` and
+    /// Writes what a container that is about to start sees as its `/etc/hosts`, `/etc/hostname` and
     /// `/etc/resolv.conf`; answers where they go. Who has the host's network has the host's files.
     pub(super) fn files(
         &self,
@@ -169,12 +169,20 @@ impl Connections {
         refresh_hosts(&hosts, &own, &others)?;
         let resolv = places.resolv_conf();
         write_resolv_conf(&recorded.config, &resolv)?;
+        // systemd goes by this file, and a template often has the name of the host it was made on.
+        let hostname = places.hostname();
+        fs::write(&hostname, format!("{}\n", recorded.config.hostname()))
+            .map_err(NodeError::system("write", &hostname))?;
         let volume = |source: PathBuf, target: &str| Volume {
             source,
             target: target.into(),
             read_only: false,
         };
-        Ok(vec![volume(hosts, "/etc/hosts"), volume(resolv, "/etc/resolv.conf")])
+        Ok(vec![
+            volume(hosts, "/etc/hosts"),
+            volume(resolv, "/etc/resolv.conf"),
+            volume(hostname, "/etc/hostname"),
+        ])
     }
 
     /// Connects a container whose processes are not started yet.

@@ -14,7 +14,7 @@ use super::hurry::{Hurry, Waited};
 use super::{Driver, watch};
 use crate::container::bundle::{Bundle, Observed};
 use crate::container::cgroup::{Cgroup, Delegation};
-use crate::container::config::{ContainerConfig, ContainerId, Kind, NetworkMode};
+use crate::container::config::{ContainerConfig, ContainerId, Kind, NetworkMode, UserNamespace};
 use crate::container::console::{self, Pace};
 use crate::container::runtime::{self, ExecChild, ExecRequest, Runtime, RuntimeError};
 use crate::container::spec::{CgroupPlace, Inputs, NetworkNamespace, write_bundle};
@@ -46,15 +46,17 @@ impl Driver {
     ) -> Result<u32, NodeError> {
         let config = &recorded.config;
         let files = self.network.files(recorded, places)?;
+        let of_host = config.privileged || config.userns == UserNamespace::Host;
+        let range = recorded.state.users.filter(|_| !of_host);
         if config.kind == Kind::System {
-            let root = recorded.state.users.map_or(0, |users| users.first());
+            let root = range.map_or(0, |users| users.first());
             group.delegate(root, root, delegation(config))?;
         }
         let cgroup = CgroupPlace::of(&self.layout, group);
         let inputs = Inputs {
             config,
             root: &places.root(),
-            range: recorded.state.users,
+            range,
             cgroup: &cgroup,
             network: match config.network.mode {
                 NetworkMode::Host => NetworkNamespace::Host,
@@ -91,6 +93,11 @@ impl Driver {
         let (sender, receiver) = mpsc::channel();
         self.listeners.0.lock().entry(id.clone()).or_default().push(sender);
         receiver
+    }
+
+    /// No longer wants them.
+    pub fn stop_listening(&self, id: &ContainerId) {
+        self.listeners.0.lock().remove(id);
     }
 
     /// The streams of a container that runs: frames as in `container/console.rs`.
