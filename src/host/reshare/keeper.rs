@@ -47,9 +47,18 @@ impl Keeper {
         self.leases.lock().append(&mut known);
     }
 
-    /// The run is over.
-    pub(super) fn end(&self) {
-        *self.ended.lock() = true;
-        self.woken.notify_all();
+    /// The run is over when the value is dropped.
+    pub(super) fn ended_with(&self) -> Over<'_> {
+        Over(self)
+    }
+}
+
+/// Ends a [`Keeper`].
+pub(super) struct Over<'a>(&'a Keeper);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        *self.0.ended.lock() = true;
+        self.0.woken.notify_all();
     }
 }

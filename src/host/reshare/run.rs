@@ -30,7 +30,8 @@ use crate::sys::process::{allow_descriptors, share_of_descriptors};
 use crate::union::upper::Upper;
 use crate::union::{ObjectContent, SharedSet};
 
-/// Files under a lease at once, at most; a half of the descriptors of this process, if that is less.
+/// Files under a lease at once, at most; a quarter of the descriptors of this process, if that
+/// is less: each takes another one while it is replaced.
 const LEASES: NonZeroUsize = NonZeroUsize::new(8192).expect("the constant is not zero");
 /// The same where others are to be left alone.
 const POLITE_LEASES: NonZeroUsize = NonZeroUsize::new(512).expect("the constant is not zero");
@@ -80,7 +81,7 @@ pub fn reshare(store: &Store, wanted: &Wanted<'_>) -> Result<Report, HostError> 
     let leases = if wanted.pace.is_limited() {
         share_of_descriptors(8, POLITE_LEASES)
     } else {
-        share_of_descriptors(2, LEASES)
+        share_of_descriptors(4, LEASES)
     };
     let mut run = Run {
         before,
@@ -103,6 +104,8 @@ pub fn reshare(store: &Store, wanted: &Wanted<'_>) -> Result<Report, HostError> 
     let keeper = Keeper::default();
     let shared = std::thread::scope(|scope| {
         scope.spawn(|| keeper.run());
+        // Also if this panics: nobody would end then.
+        let _over = keeper.ended_with();
         let (ask, tasks) = channel::unbounded();
         let (tell, done) = channel::unbounded();
         for _ in 0..readers::count(wanted.pace) {
@@ -112,9 +115,7 @@ pub fn reshare(store: &Store, wanted: &Wanted<'_>) -> Result<Report, HostError> 
             scope.spawn(move || reader.run());
         }
         drop((tasks, tell));
-        let shared = run.all(Source { reader: &reader, sizes }, &ask, &done);
-        keeper.end();
-        shared
+        run.all(Source { reader: &reader, sizes }, &ask, &done)
     });
     run.ready.clear();
     run.pending.clear();
