@@ -47,7 +47,15 @@ fn podman_runs_a_container_inside_an_unprivileged_machine_that_may(runtime: &str
     assert!(ran(&told), "{told:?}");
 }
 
+fn long() -> bool {
+    std::env::var("MICA_TEST_COUNTS").as_deref() == Ok("long")
+}
+
 fn podman_runs_a_container_inside_a_privileged_one(runtime: &str) {
+    if runtime != EMBEDDED && !long() {
+        // What is different about a privileged one is in the bundle, not in who reads it.
+        return;
+    }
     let cell = machine(runtime, "podman", &[("privileged", "yes")]);
     let told = podman(&cell);
     assert!(ran(&told), "{told:?}");
@@ -86,7 +94,7 @@ fn docker(cell: &Cell) -> (i32, String) {
 /// Half a gigabyte of packages: with all counts only.
 #[test]
 fn docker_runs_a_container_inside_a_machine_that_may() {
-    if std::env::var("MICA_TEST_COUNTS").as_deref() != Ok("long") {
+    if !long() {
         return;
     }
     // Debian 12's docker mounts its overlay without `userxattr`, which the kernel refuses in a user
