@@ -1,5 +1,6 @@
 //! Unmounting a root from outside its mount process, and waiting for that to end.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -131,10 +132,14 @@ fn wait(process: Option<&OwnedFd>, patience: &Timespec) -> Result<Unmounted, Hos
 /// # Errors
 /// When the registry cannot be read.
 pub fn let_end(roots: &Roots) -> Result<(), HostError> {
+    // Read once: the table is as long as there are roots. The last one mounted at a place counts.
+    let table = mount_table::read().unwrap_or_default();
+    let here: HashMap<&Path, bool> =
+        table.iter().map(|entry| (entry.mountpoint.as_path(), entry.is_mica())).collect();
     for record in roots.list()? {
         let Some(mount) = &record.mount else { continue };
         // What is in the tree here needs no question.
-        if mount_table::at(&mount.mountpoint).is_ok_and(|at| at.is_some_and(|at| at.is_mica())) {
+        if here.get(mount.mountpoint.as_path()).copied().unwrap_or(false) {
             continue;
         }
         let Some(mut client) = record.living() else { continue };
