@@ -2,13 +2,20 @@
 //! again under the same name.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{FileSystem, FsError, Notice};
 use crate::object::ObjectId;
 
-/// How long it may take to shorten a log of references when the root comes to rest.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to shorten a log of references when the root comes to rest: less than who
+/// mounts it again waits for the end of this process (`host/unmount.rs`).
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// How long the end of a root waits for a change that was asked for by way of the control socket.
+const REST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it asks whether that has ended.
+const REST_RETRY: Duration = Duration::from_millis(5);
 
 impl FileSystem {
     /// Calls `forget` with every object of which nothing may be kept; once, by who keeps
@@ -30,7 +37,10 @@ impl FileSystem {
             forget(objects);
         }
         let objects: HashSet<ObjectId> = objects.iter().copied().collect();
-        for inode in self.inodes.lock().values() {
+        // Each may wait for a disk, and the table must not. One opened from here on is opened
+        // from what the store has by now.
+        let open: Vec<_> = self.inodes.lock().values().cloned().collect();
+        for inode in open {
             inode.forget(&objects);
         }
         for id in self.union.holders_of(&objects)? {
@@ -42,9 +52,22 @@ impl FileSystem {
     /// Shortens the log of references of a root that comes to rest, if that is worth it; returns
     /// every object that its files still refer to, if it was looked for.
     ///
+    /// Nothing changes the root from here on: a re-share may still ask by way of the control
+    /// socket, and its reference would be in no log that is left.
+    ///
     /// # Errors
     /// Those of the host; the log is as it was.
     pub fn tidy_references(&self) -> Result<Option<HashSet<ObjectId>>, FsError> {
+        let deadline = Instant::now() + REST_PATIENCE;
+        let frozen = loop {
+            match self.freeze(REST_RETRY) {
+                Ok(frozen) => break frozen,
+                Err(_) if Instant::now() < deadline => std::thread::sleep(REST_RETRY),
+                // Somebody copies it: another time.
+                Err(_) => return Ok(None),
+            }
+        };
+        self.at_rest.get_or_init(|| frozen);
         Ok(self.union.tidy_references(PATIENCE)?)
     }
 }

@@ -95,6 +95,8 @@ pub struct FileSystem {
     telling: Condvar,
     /// Who else keeps descriptors of objects.
     forget: OnceLock<Forget>,
+    /// Set once the root is at rest for good: nothing changes it any more.
+    at_rest: OnceLock<Frozen>,
 }
 
 impl FileSystem {
@@ -116,6 +118,7 @@ impl FileSystem {
             told: Mutex::default(),
             telling: Condvar::new(),
             forget: OnceLock::new(),
+            at_rest: OnceLock::new(),
         })
     }
 

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use super::open::{Backing, Served};
 use super::{FileSystem, FsError, Notice};
 use crate::layer::LayerPath;
+use crate::sys::inode;
 use crate::sys::lease::ReadLease;
 use crate::union::{ObjectContent, PrivatePlace, ReferError, UnionError};
 
-/// How long a replacement waits for changes that began before it; nobody waits longer for it.
+/// How long a replacement waits for changes that began before it. What changes the root waits for
+/// one replacement: of a file with several names until its marks are on the disk.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How often it is asked whether somebody waits for a file that is to be replaced.
@@ -29,7 +31,8 @@ impl FileSystem {
     /// lease is given back as soon as it is no longer needed.
     ///
     /// Whoever reads one of them goes on reading the old inode; who opens one after the last of
-    /// those has closed it gets the object. The next write copies it up again.
+    /// those has closed it gets the object. One with several names is left alone while it is read.
+    /// The next write copies it up again.
     pub fn replace_by_objects(&self, files: Vec<Replacement>) -> Vec<Result<(), ReferError>> {
         let (mut answers, on_the_way) = self.note_all(&files);
         let mut files: Vec<Option<Replacement>> = files.into_iter().map(Some).collect();
@@ -78,6 +81,10 @@ impl FileSystem {
     }
 
     fn replace_by_object(&self, file: &Replacement) -> Result<(), ReferError> {
+        // The marks of a file with several names are synced while all wait: not its data as well.
+        if inode::status(&file.lease).is_ok_and(|status| status.nlink > 1) {
+            rustix::fs::fdatasync(&file.lease).map_err(UnionError::Host)?;
+        }
         // Nothing changes from here on, and nothing that changes anything is half way.
         let frozen = self.freeze(PATIENCE).map_err(|_| ReferError::InUse)?;
         let place = self.union.private_place(&file.path)?;

@@ -37,7 +37,7 @@ const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 const TELL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a mount waits for the lock on its private directory, and how often it tries.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// What /dev/fuse is: `FUSE_MINOR` of the miscellaneous devices, linux/miscdevice.h.

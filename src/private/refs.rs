@@ -1,9 +1,9 @@
 //! The log of objects that a private layer refers to: written before each mark that does.
 //!
 //! Garbage collection keeps what it names. One line for each reference, 82 bytes: the digest, a
-//! space, the inode number that the file shows in 16 hexadecimal digits, a line feed. It is only
-//! appended to; a torn last line belongs to a reference that was never made. Format:
-//! docs/FORMAT.md, "Private layer".
+//! space, the inode number that the file shows in 16 hexadecimal digits, a line feed. It is
+//! appended to, and now and then replaced by a shorter one ([`super::tidy`]); a torn last line
+//! belongs to a reference that was never made. Format: docs/FORMAT.md, "Private layer".
 
 use std::collections::HashSet;
 use std::ffi::OsStr;

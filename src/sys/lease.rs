@@ -76,9 +76,12 @@ impl ReadLease {
 
     /// True if nobody else has the file open or mapped, for reading either; from here on who opens
     /// it waits. A write lease is refused otherwise (fcntl(2), "Leases").
+    ///
+    /// False for a lease that does not hold: the kernel would give a fresh one, which proves
+    /// nothing of the time before. The caller keeps writers out between the two questions.
     #[must_use]
     pub fn is_sole_user(&self) -> bool {
-        set(self.0.as_fd(), libc::F_WRLCK).is_ok()
+        self.holds() && set(self.0.as_fd(), libc::F_WRLCK).is_ok()
     }
 }
 
@@ -166,6 +169,7 @@ mod tests {
         });
         drop(open().unwrap());
         assert!(!lease.holds(), "what was given back never holds again");
+        assert!(!lease.is_sole_user() && !lease.holds(), "nor by asking for more");
     }
 
     #[test]

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use mica::fs::{Backing, Caller, FileSystem, FsError, Handle, How, OpenRequest, Sought};
 use mica::layer::{FileKind, Layers, Stack, default_shared_paths};
 use mica::object::ObjectReader;
-use mica::private::PrivateLayer;
+use mica::private::{PrivateError, PrivateLayer};
 use mica::union::{self, ListedKind, NewEntry, NodeId, SetTime, SharedSet, Union};
 use rustix::fs::{FallocateFlags, Mode, OFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::operation::{Access, AllocateHow, NodeKind, RenameHow, SetHow, Time};
+use crate::support::again_until;
 use crate::vfs::{Attributes, Change, FileHandle, Ino, Inodes, New};
 use crate::world::{Kind, Moment};
 
@@ -44,8 +45,15 @@ impl Unmounted {
         let tree = Layers::open(store).unwrap().tree(stack).unwrap();
         let shared = SharedSet::resolve(&tree, &default_shared_paths()).unwrap();
         let objects = ObjectReader::open(store).unwrap();
-        let private = PrivateLayer::open(private, stack).unwrap();
-        let union = Union::new(tree, objects, Some(private), shared).unwrap();
+        let mut layer = None;
+        again_until("the private directory is locked", || {
+            layer = match PrivateLayer::open(private, stack) {
+                Err(PrivateError::InUse(_)) => None,
+                opened => Some(opened.unwrap()),
+            };
+            layer.is_some()
+        });
+        let union = Union::new(tree, objects, layer, shared).unwrap();
         let fs = FileSystem::new(union);
         if passthrough {
             fs.allow_passthrough();

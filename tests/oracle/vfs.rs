@@ -179,14 +179,15 @@ impl<I: Inodes> Vfs<I> {
     /// Walks to a place; a final symbolic link is followed when told to.
     fn walk(&mut self, place: &Place, follow: bool) -> Result<Found, Errno> {
         let mut budget = 40;
-        self.walk_from(ROOT, place.as_bytes(), follow, &mut budget)
+        self.walk_from(ROOT, place.as_bytes(), (follow, true), &mut budget)
     }
 
+    /// Walks `path`, at whose end a link is followed or not, and which ends the whole path or not.
     fn walk_from(
         &mut self,
         start: Ino,
         path: &[u8],
-        follow: bool,
+        (follow, trailing): (bool, bool),
         budget: &mut u32,
     ) -> Result<Found, Errno> {
         let components: Vec<&[u8]> =
@@ -209,12 +210,16 @@ impl<I: Inodes> Vfs<I> {
                 && (!last || follow)
             {
                 *budget = budget.checked_sub(1).ok_or(Errno::LOOP)?;
+                let trailing = last && trailing;
+                if trailing && !may_follow(&directory, &link) {
+                    return Err(Errno::ACCESS);
+                }
                 let target = self.inodes.target(link.ino)?;
                 // A path of 4096 bytes with its NUL is the longest there is.
                 if target.len() >= 4096 {
                     return Err(Errno::NAMETOOLONG);
                 }
-                found = self.walk_from(directory.ino, &target, true, budget)?;
+                found = self.walk_from(directory.ino, &target, (true, trailing), budget)?;
             }
         }
         Ok(found)
@@ -854,6 +859,12 @@ impl<I: Inodes> World for Vfs<I> {
             self.close_slot(slot);
         }
     }
+}
+
+/// may_follow_link: the last link of a path, which somebody else put into a directory like /tmp.
+fn may_follow(directory: &Attributes, link: &Attributes) -> bool {
+    let shared = directory.mode & 0o1002 == 0o1002;
+    !shared || !sysctl("protected_symlinks") || [0, directory.uid].contains(&link.uid)
 }
 
 /// Whether a protection of `/proc/sys/fs` is on.

@@ -50,14 +50,19 @@ pub(super) fn apply(
         let mut work = Vec::new();
         for (at, member, ready) in some {
             match hold(store, roots, member)? {
-                Ok(held) => work.push(Work { at: *at, member, ready, held: Mutex::new(held) }),
+                Ok(held) => {
+                    work.push(Work { at: *at, member, ready, held: Mutex::new(Some(held)) })
+                }
                 Err(outcome) => drop(outcomes.insert(*at, vec![outcome; ready.len()])),
             }
         }
         // From here on a collection knows.
         let objects = |work: &Work<'_>| work.ready.iter().map(|ready| ready.object.id).collect();
-        let notes: Vec<_> =
-            work.iter().map(|work| (work.held.lock().record.clone(), objects(work))).collect();
+        let note = |work: &Work<'_>| {
+            let record = work.held.lock().as_ref().map(|held| held.record.clone())?;
+            Some((record, objects(work)))
+        };
+        let notes: Vec<_> = work.iter().filter_map(note).collect();
         if let Err(error) = referred::note_all(roots, &notes) {
             let failed = Outcome::Failed { reason: sentence(&error) };
             for Work { at, ready, .. } in &work {
@@ -88,7 +93,8 @@ struct Work<'a> {
     at: usize,
     member: &'a Member,
     ready: &'a [Ready],
-    held: Mutex<Held>,
+    /// Taken by who works on it, and let go of with its last file: a mount may wait for it.
+    held: Mutex<Option<Held>>,
 }
 
 struct Held {
@@ -132,7 +138,7 @@ fn failed(reason: String) -> Outcome {
 
 impl Work<'_> {
     fn run(&self, store: &Store, roots: &Roots) -> Vec<Outcome> {
-        let mut held = self.held.lock();
+        let Some(mut held) = self.held.lock().take() else { return Vec::new() };
         let mut outcomes = Vec::new();
         while let Some(rest) = self.ready.get(outcomes.len()..).filter(|rest| !rest.is_empty()) {
             let some = match &mut held.by {
@@ -142,7 +148,7 @@ impl Work<'_> {
                     match replace(client, some) {
                         Ok(outcomes) => outcomes,
                         // Unmounted just now: then it is at rest, and held anew.
-                        Err(error) if error.is_hang_up() => {
+                        Err(error) if error.is_hang_up() || is_leaving(client, &error) => {
                             let locked = lock(store, self.member).and_then(|file_system| {
                                 let objects = rest.iter().map(|ready| ready.object.id);
                                 let noted = referred::note(roots, &held.record, objects);
@@ -180,6 +186,15 @@ fn message(ready: &[Ready]) -> usize {
         bytes <= PATH_BYTES
     };
     ready.iter().take(REPLACEMENTS).take_while(fits).count().max(1)
+}
+
+/// Whether the process refuses because it has let go of its root, and is about to end.
+fn is_leaving(client: &mut Client, error: &ControlError) -> bool {
+    let ended = |client: &mut Client| match client.status() {
+        Ok(status) => !status.mounted,
+        Err(error) => error.is_hang_up(),
+    };
+    matches!(error, ControlError::Refused { .. }) && ended(client)
 }
 
 fn replace(client: &mut Client, ready: &[Ready]) -> Result<Vec<Outcome>, ControlError> {

@@ -145,13 +145,21 @@ fn members(layers: &Layers, wanted: &Wanted<'_>, report: &mut Report) -> Vec<Mem
         if record.reshare == ResharePolicy::Off {
             continue;
         }
-        if !private.exists() {
-            note(report, &record.name, format!("{} is not there", private.display()));
-            continue;
-        }
-        match member(layers, record, private) {
+        let open = || {
+            if !private.exists() {
+                return Err(format!("{} is not there", private.display()));
+            }
+            member(layers, record, private.clone()).map_err(|error| sentence(&error))
+        };
+        let opened = match open() {
+            // Its process may be on its way to a mount, and makes the directory: it answers once
+            // that is whole.
+            Err(_) if record.living().is_some_and(|mut process| process.status().is_ok()) => open(),
+            opened => opened,
+        };
+        match opened {
             Ok(member) => members.push(member),
-            Err(error) => note(report, &record.name, sentence(&error)),
+            Err(reason) => note(report, &record.name, reason),
         }
     }
     members
