@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mica::control::Client;
-use mica::host::disk_limit::HeldBy;
+use mica::host::disk_limit::{HeldBy, Tree};
 use mica::host::{Access, Roots, disk_image, disk_limit};
 use rustix::fs::{FallocateFlags, XattrFlags};
 use support::{
@@ -286,20 +286,26 @@ fn a_btrfs_with_quotas_holds_a_subvolume_by_itself() {
     // A directory from before is none that btrfs could hold.
     let plain = disk.path().join("plain");
     disk_limit::prepare(&plain).unwrap();
-    let held = disk_limit::limit(&plain, Some(16 * MIB), 7).unwrap();
+    let held = disk_limit::limit(&plain, Some(16 * MIB), 7, Tree::AtRest).unwrap();
     assert!(matches!(&held, HeldBy::Mount { why } if why.contains("no subvolume")), "{held:?}");
     Command::new("btrfs").args(["quota", "enable"]).arg(disk.path()).succeed();
     let private = disk.path().join("private");
     disk_limit::prepare(&private).unwrap();
-    assert_eq!(disk_limit::limit(&private, Some(16 * MIB), 7).unwrap(), HeldBy::Qgroup);
+    assert_eq!(
+        disk_limit::limit(&private, Some(16 * MIB), 7, Tree::AtRest).unwrap(),
+        HeldBy::Qgroup
+    );
     let mounted = mount_on(&store, &private, &scratch.mountpoint("root"));
     let file = mounted.path().join("etc/filler");
     let written = fill(&file);
     assert!((8 * MIB..=16 * MIB).contains(&written), "{written}, passing through");
     // Live, and off again.
-    assert_eq!(disk_limit::limit(&private, Some(32 * MIB), 7).unwrap(), HeldBy::Qgroup);
+    assert_eq!(
+        disk_limit::limit(&private, Some(32 * MIB), 7, Tree::AtRest).unwrap(),
+        HeldBy::Qgroup
+    );
     fs::write(mounted.path().join("etc/more"), vec![1; 4 << 20]).unwrap();
-    assert_eq!(disk_limit::limit(&private, None, 7).unwrap(), HeldBy::Qgroup);
+    assert_eq!(disk_limit::limit(&private, None, 7, Tree::AtRest).unwrap(), HeldBy::Qgroup);
     fs::write(mounted.path().join("etc/most"), vec![1; 40 << 20]).unwrap();
     drop(mounted);
     fs::remove_dir_all(&private).unwrap();
@@ -320,7 +326,7 @@ fn a_project_quota_holds_or_is_refused_by_its_name() {
     let mounted = mount.args(["-o", "loop,prjquota"]).arg(&image).arg(&mountpoint).capture();
     let private = mountpoint.join("private");
     disk_limit::prepare(&private).unwrap();
-    let held = disk_limit::limit(&private, Some(16 * MIB), 7).unwrap();
+    let held = disk_limit::limit(&private, Some(16 * MIB), 7, Tree::AtRest).unwrap();
     if mounted.status.success() {
         let accepted = matches!(&held, HeldBy::ProjectQuota)
             || matches!(&held, HeldBy::Mount { why } if why.contains("setquota"));

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -70,7 +71,7 @@ pub fn run(
     let served = runtime.block_on(serve(store, program, background, ready));
     // A step that is under way is finished; one that hangs does not keep the daemon.
     runtime.shutdown_timeout(COURTESY);
-    served
+    served.map(|node| node.let_go_on())
 }
 
 async fn serve(
@@ -78,7 +79,7 @@ async fn serve(
     program: PathBuf,
     background: Background,
     ready: impl FnOnce(&NodeAnswer),
-) -> Result<(), ServeError> {
+) -> Result<Arc<Node>, ServeError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(system("listen to signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listen to signals"))?;
     let alone = move |store: &Path| {
@@ -91,7 +92,7 @@ async fn serve(
     let listener = bind(&life::socket(&store)).map_err(system("listen on the socket"))?;
     let (end, mut ended) = mpsc::channel(1);
     let answer = routes::status(&node);
-    let router = routes::router(Door { node, end });
+    let router = routes::router(Door { node: Arc::clone(&node), end });
     let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
     let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
         // Its sender is dropped or used; either is the end.
@@ -110,7 +111,7 @@ async fn serve(
     drop(stop);
     // Streams of events have no end of their own.
     let _courtesy = tokio::time::timeout(COURTESY, serving).await;
-    Ok(())
+    Ok(node)
 }
 
 /// Listens at `path`, which only root can reach; who has the lock of the store may take the place

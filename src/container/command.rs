@@ -16,6 +16,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
 use super::exec::{NOT_EXECUTABLE, NOT_FOUND};
+use crate::sys::inode;
 
 /// Bytes of a program that are looked at: its header, or its first line.
 const HEAD: usize = 4096;
@@ -117,8 +118,8 @@ pub(super) fn check(place: &Place<'_>, word: &str) -> Result<(), CommandError> {
 }
 
 fn open(root: &OwnedFd, path: &Path) -> Result<File, Errno> {
-    // A container can put a fifo there; nobody waits for it.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    // Looked at, not opened: it may be a fifo, which waits, or a device, which acts on being opened.
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
     let relative = path.strip_prefix("/").unwrap_or(path);
     openat2(root, relative, flags, Mode::empty(), ResolveFlags::IN_ROOT).map(File::from)
 }
@@ -139,6 +140,9 @@ fn permitted(file: &File) -> io::Result<Option<&'static str>> {
 
 /// Whether what runs a program is there.
 fn interpreted(root: &OwnedFd, file: &File, word: &str) -> Result<(), CommandError> {
+    // A file, as `permitted` saw.
+    let Ok(file) = inode::reopen(file, OFlags::RDONLY) else { return Ok(()) };
+    let file = &File::from(file);
     let mut head = [0; HEAD];
     let Ok(len) = file.read_at(&mut head, 0) else { return Ok(()) };
     let head = head.get(..len).unwrap_or_default();

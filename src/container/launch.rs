@@ -81,10 +81,25 @@ fn create(bundle: &Bundle) -> Result<(), RuntimeError> {
     }
 }
 
+/// The group of commands that come in from outside, where the container's own cannot hold them.
+const VISITORS: &str = "mica-exec";
+
 /// Puts this process into a cgroup, by its directories.
 pub(super) fn join_cgroups(directories: &[PathBuf]) -> io::Result<()> {
     for directory in directories {
-        fs::write(directory.join("cgroup.procs"), "0")?;
+        match fs::write(directory.join("cgroup.procs"), "0") {
+            // cgroup2: a group that shares controllers out, as systemd's does, holds nobody itself.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                let own = directory.join(VISITORS);
+                match fs::create_dir(&own) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(error);
+                    }
+                    _there => fs::write(own.join("cgroup.procs"), "0")?,
+                }
+            }
+            done => done?,
+        }
     }
     Ok(())
 }

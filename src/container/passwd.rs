@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, openat, openat2};
 
+use crate::sys::inode;
+
 /// A user as the kernel wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
@@ -65,8 +67,8 @@ fn open_root(root: &Path) -> Result<OwnedFd, UserError> {
 
 /// Reads a file of the container; nothing when it has none.
 fn read(root: &OwnedFd, path: &str) -> Result<String, UserError> {
-    // A container can put a fifo there; nobody waits for it.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    // Looked at first: it may be a fifo, which waits, or a device, which acts on being opened.
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
     let file = match openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
         Ok(file) => File::from(file),
         Err(rustix::io::Errno::NOENT) => return Ok(String::new()),
@@ -76,6 +78,7 @@ fn read(root: &OwnedFd, path: &str) -> Result<String, UserError> {
         if !file.metadata()?.is_file() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        let file = File::from(inode::reopen(&file, OFlags::RDONLY)?);
         let mut bytes = Vec::new();
         file.take(MOST).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())

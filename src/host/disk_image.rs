@@ -134,6 +134,15 @@ pub fn grow_at_rest(file: &Path, bytes: u64) -> Result<(), HostError> {
     resize().map_err(failed())
 }
 
+/// Refuses a size that the image would have to shrink to.
+///
+/// # Errors
+/// [`HostError::System`] when `bytes` are fewer than it has.
+pub fn check_room(file: &Path, bytes: u64) -> Result<(), HostError> {
+    let failed = HostError::system::<io::Error>("resize the disk image", file);
+    no_smaller(size(file)?, bytes).map_err(failed)
+}
+
 fn no_smaller(now: u64, bytes: u64) -> io::Result<()> {
     if bytes >= now {
         return Ok(());

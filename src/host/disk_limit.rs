@@ -20,6 +20,15 @@ const BTRFS: u64 = 0x9123_683e;
 /// The inode number of every btrfs subvolume's top.
 const SUBVOLUME: u64 = 256;
 
+/// Whether anybody changes a private directory while it is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tree {
+    /// Nobody does.
+    AtRest,
+    /// A container may.
+    InUse,
+}
+
 /// Who holds the limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeldBy {
@@ -58,11 +67,17 @@ pub fn prepare(directory: &Path) -> Result<(), HostError> {
 
 /// Holds what `directory` takes on the disk to `bytes`, or to nothing any more, and says who does.
 ///
-/// `project` numbers the directory where a project quota holds it: one that no other has.
+/// `project` numbers the directory where a project quota holds it: one that no other has. `tree` says
+/// whether the directory may be walked, as a project quota wants once.
 ///
 /// # Errors
 /// When the directory cannot be looked at. A host that refuses is no error.
-pub fn limit(directory: &Path, bytes: Option<u64>, project: u32) -> Result<HeldBy, HostError> {
+pub fn limit(
+    directory: &Path,
+    bytes: Option<u64>,
+    project: u32,
+    tree: Tree,
+) -> Result<HeldBy, HostError> {
     let failed = || HostError::system::<io::Error>("look at", directory);
     let metadata = fs::metadata(directory).map_err(failed())?;
     let refused = if is_btrfs(directory).map_err(failed())? {
@@ -71,7 +86,7 @@ pub fn limit(directory: &Path, bytes: Option<u64>, project: u32) -> Result<HeldB
             Err(why) => why,
         }
     } else {
-        match project_quota(directory, bytes, project).map_err(failed())? {
+        match project_quota(directory, bytes, project, tree).map_err(failed())? {
             Ok(()) => return Ok(HeldBy::ProjectQuota),
             Err(why) => why,
         }
@@ -97,6 +112,7 @@ fn project_quota(
     directory: &Path,
     bytes: Option<u64>,
     project: u32,
+    tree: Tree,
 ) -> io::Result<Result<(), String>> {
     let path = directory.canonicalize()?;
     let entries = mount_table::read()?;
@@ -114,7 +130,13 @@ fn project_quota(
     }
     let kib = bytes.map_or(0, |bytes| bytes.div_ceil(1024)).to_string();
     let (number, mounted) = (project.to_string(), mounted.to_string_lossy());
-    let set = run("chattr", &["-R", "+P", "-p", &number], directory).and_then(|()| {
+    // By name: a tenant that changes the tree meanwhile would lead chattr(1) anywhere. What it made
+    // since the start has the number of its directory.
+    let numbered = match tree {
+        Tree::AtRest => run("chattr", &["-R", "+P", "-p", &number], directory),
+        Tree::InUse => Ok(()),
+    };
+    let set = numbered.and_then(|()| {
         run("setquota", &["-P", &number, "0", &kib, "0", "0"], mounted.as_ref().as_ref())
     });
     if let Err(why) = set {

@@ -96,7 +96,9 @@ pub fn copy(store: &Store, from: &Path, wanted: Reservation<'_>) -> Result<RootR
         private: Some(wanted.future.to_owned()),
         mountpoint: wanted.mountpoint.to_owned(),
     };
-    let (record, socket) = locked.register(new)?;
+    let (mut record, socket) = locked.register(new)?;
+    // What may be shared of the one may be shared of the other; written with the next step.
+    record.reshare = source.reshare;
     drop(socket);
     // Before the first one changes: what only the copy refers to then would be nobody's.
     let noted = referred::note(&roots, &record, refers.into_iter());

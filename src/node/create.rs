@@ -216,7 +216,7 @@ fn settled(
 /// The first setting that is none, and every reason why the result cannot work beside `others`.
 pub(super) fn changed(
     driver: &Driver,
-    before: &Recorded,
+    (before, phase): (&Recorded, Phase),
     settings: &[(String, String)],
     others: &[Recorded],
 ) -> Result<Recorded, NodeError> {
@@ -226,6 +226,16 @@ pub(super) fn changed(
     check(config)?;
     if config.disk_image != before.config.disk_image {
         return Err(NodeError::DiskImageFixed { name: config.name.clone() });
+    }
+    if config.disk_image && config.limits.disk_bytes < before.config.limits.disk_bytes {
+        driver.refuse_smaller_disk(config)?;
+    }
+    // What it uses as long as it runs is nobody else's.
+    let stays = config.userns == before.config.userns
+        && config.privileged == before.config.privileged
+        && config.network.mode == before.config.network.mode;
+    if phase.is_up() && !stays {
+        return Err(NodeError::NotDown { name: config.name.clone(), phase });
     }
     admitted(config, others)?;
     let same = config.userns == before.config.userns || config.userns == UserNamespace::Auto;

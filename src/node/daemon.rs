@@ -89,7 +89,10 @@ impl Node {
             let shared = store.share()?;
             let registry = Arc::new(Registry::open(store.path())?);
             let driver = Arc::new(Driver::new(Arc::new(store), program, Arc::clone(&registry))?);
-            driver.sweep()?;
+            // What cannot be removed keeps nobody from the containers that there are.
+            if let Err(error) = driver.sweep() {
+                tracing::error!(error = %crate::host::sentence(&error), "leftovers stay");
+            }
             let found = registry.list()?;
             let sharing = Sharing::begin(driver.store().path())?;
             let node = Self {
@@ -216,6 +219,21 @@ impl Node {
         all
     }
 
+    /// Lets containers go on that stood still for a copy, which is none now: for the end of the
+    /// daemon, which they outlive.
+    pub fn let_go_on(&self) {
+        for handle in self.all() {
+            let view = handle.view();
+            if view.phase != Phase::Running {
+                continue;
+            }
+            if let Err(error) = self.driver.freeze(&view.recorded, false) {
+                let name = &view.recorded.config.name;
+                tracing::error!(container = %name, %error, "it may stand still; resume it");
+            }
+        }
+    }
+
     fn known(&self) -> Vec<Known> {
         let known = |handle: &Handle| {
             let config = handle.view().recorded.config.clone();
@@ -312,17 +330,18 @@ impl Node {
         let node = Arc::clone(self);
         let (done, _claim) = handle
             .change(move |driver, recorded, phase| {
-                let choose =
-                    |others: &[Recorded]| create::changed(driver, recorded, &settings, others);
+                let choose = |others: &[Recorded]| {
+                    create::changed(driver, (recorded, phase), &settings, others)
+                };
                 let claim = node.claims.claim(|| node.recorded(), choose)?;
                 let changed = claim.recorded();
-                driver.allow_sharing(changed)?;
                 let notes = driver.follow(recorded, changed, phase)?;
                 if let Err(error) = node.registry.write_config(&changed.config) {
                     // What is not kept does not hold either.
                     driver.follow(changed, recorded, phase)?;
                     return Err(error);
                 }
+                driver.allow_sharing(changed)?;
                 let mut done: Vec<SetDone> = Vec::new();
                 for (name, _) in &settings {
                     let mut scratch = recorded.config.clone();

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use super::error::NodeError;
 use super::state::ContainerState;
 use crate::container::config::{ContainerConfig, ContainerId};
+use crate::host::remove_tree;
 use crate::sys::durable::{self, Existing};
 
 /// The directory of a store that holds its containers.
@@ -237,7 +238,7 @@ impl Registry {
         };
         if let Err(error) = make() {
             // The first error is the one that matters; a leftover is swept at the next start.
-            let _removed = fs::remove_dir_all(&staged);
+            let _removed = remove_tree(&staged);
             return Err(error);
         }
         Ok(places)
@@ -255,28 +256,48 @@ impl Registry {
     /// Removes what staged and doomed directories hold; `forget` is told of each container that is
     /// gone, where it was or was to be and where it lies now, before its files are removed.
     ///
+    /// Only while nobody makes containers: what is staged is swept too. One that cannot be removed
+    /// keeps none of the others.
+    ///
     /// # Errors
     /// [`NodeError::System`], and what `forget` answers; what is left is swept the next time.
     pub fn sweep(
         &self,
         mut forget: impl FnMut(&Places, &Places) -> Result<(), NodeError>,
     ) -> Result<(), NodeError> {
+        let mut first = Ok(());
         for name in self.names()? {
             let Some(text) = name.to_str() else { continue };
             let id = text.strip_suffix(DOOMED).or_else(|| text.strip_suffix(STAGED));
             let Some(id) = id.and_then(|id| ContainerId::try_from(id.to_owned()).ok()) else {
                 continue;
             };
-            let path = self.path.join(&name);
-            forget(&self.places(&id), &Places::at(&path))?;
-            match fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(NodeError::system("remove", &path)(error));
-                }
-                _gone => {}
-            }
+            let cleared = self.clear(&id, &self.path.join(&name), &mut forget);
+            first = first.and(cleared);
         }
-        Ok(())
+        first
+    }
+
+    /// Removes what is left of one container that was doomed, as [`Registry::sweep`] does.
+    ///
+    /// # Errors
+    /// As [`Registry::sweep`].
+    pub fn sweep_doomed(
+        &self,
+        id: &ContainerId,
+        mut forget: impl FnMut(&Places, &Places) -> Result<(), NodeError>,
+    ) -> Result<(), NodeError> {
+        self.clear(id, &self.path.join(format!("{}{DOOMED}", id.as_str())), &mut forget)
+    }
+
+    fn clear(
+        &self,
+        id: &ContainerId,
+        path: &Path,
+        forget: &mut impl FnMut(&Places, &Places) -> Result<(), NodeError>,
+    ) -> Result<(), NodeError> {
+        forget(&self.places(id), &Places::at(path))?;
+        remove_tree(path).map_err(NodeError::system("remove", path))
     }
 
     /// Writes what a container is meant to be, whole and durable.

@@ -118,7 +118,7 @@ fn a_group_that_a_tenant_makes_frees_nobody_from_a_limit_and_keeps_nobody_alive(
     let parent = Parent::here();
     let group = parent.group("nested");
     let (uid, gid) = (1_234_568, 1_234_568);
-    group.delegate(uid, gid, Delegation::Held).unwrap();
+    group.delegate(uid, gid, Delegation::Nesting).unwrap();
     let limits = Limits {
         memory_bytes: Some(64 << 20),
         swap_bytes: Some(0),

@@ -146,18 +146,22 @@ fn set_processors(
         return Ok(Done::Written);
     }
     let above = outer.parent().unwrap_or(outer).join(write.file);
-    let processors = |file: &Path| -> Result<CpuSet, CgroupError> {
+    // None: gone with its group, or of a new group of the tenant's, which holds nobody yet.
+    let processors = |file: &Path| -> Result<Option<CpuSet>, CgroupError> {
         let text = read(file)?.unwrap_or_default();
-        text.parse().map_err(|_| CgroupError::garbled(file, &text))
+        if text.trim().is_empty() {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(|_| CgroupError::garbled(file, &text))
     };
     let wanted = match set {
         Some(set) => set.clone(),
-        None => processors(&above)?,
+        None => processors(&above)?.ok_or_else(|| CgroupError::garbled(&above, ""))?,
     };
     let bottom_up = tree::deepest_first(outer)?;
     for directory in bottom_up.iter().rev() {
         let file = directory.join(write.file);
-        let before = processors(&file)?;
+        let Some(before) = processors(&file)? else { continue };
         let wide = before.union(&wanted);
         if wide != before {
             done.0.push((file.clone(), Before::Text(before.to_string())));
@@ -166,7 +170,7 @@ fn set_processors(
     }
     for directory in &bottom_up {
         let file = directory.join(write.file);
-        let before = processors(&file)?;
+        let Some(before) = processors(&file)? else { continue };
         if before != wanted {
             done.0.push((file.clone(), Before::Text(before.to_string())));
             put(&file, &wanted.to_string(), write.key)?;

@@ -117,9 +117,7 @@ impl Hierarchy {
     pub fn may_be_given(&self, delegation: Delegation) -> bool {
         let held = |controller: &Controller| match controller {
             // What a group below may have counts against all above it, or is cut to what they have.
-            Controller::Cpu
-            | Controller::Cpuacct
-            | Controller::Memory
+            Controller::Cpuacct
             | Controller::Pids
             | Controller::Freezer
             | Controller::Hugetlb
@@ -127,10 +125,17 @@ impl Hierarchy {
             | Controller::Devices => true,
             // v1 throttles each group by itself, so a new one is free of the limit. And each change of
             // cpuset.sched_relax_domain_level, by whomever, has the kernel arrange the processors
-            // anew for the whole host.
-            Controller::Io | Controller::Cpuset => delegation == Delegation::Nesting,
+            // anew for the whole host. A quota below is the least that the one above may have from then
+            // on; and a host has 65,535 groups of memory for all.
+            Controller::Io | Controller::Cpuset | Controller::Cpu | Controller::Memory => {
+                delegation == Delegation::Nesting
+            }
         };
-        let known = self.name.as_deref().is_none_or(|name| name == "systemd");
+        let known = match self.name.as_deref() {
+            Some(name) => name == "systemd",
+            // net_cls and its like: nobody knows here what they give away.
+            None => !self.controllers.is_empty(),
+        };
         self.version == Version::V2 || (known && self.controllers.iter().all(held))
     }
 }
@@ -330,11 +335,14 @@ mod tests {
         let passed: Vec<_> =
             layout.hierarchies().iter().filter(|known| known.is_passed_over()).collect();
         assert_eq!(passed.len(), 2, "name=systemd and the cgroup2 tree");
-        let kept = |delegation| -> Vec<_> {
+        let kept = |delegation| {
             let kept = |known: &&Hierarchy| !known.may_be_given(delegation);
-            layout.hierarchies().iter().filter(kept).flat_map(|known| &known.controllers).collect()
+            let kept = layout.hierarchies().iter().filter(kept);
+            kept.flat_map(|known| &known.controllers).collect::<BTreeSet<_>>()
         };
-        assert_eq!(kept(Delegation::Held), [&Controller::Io]);
+        let [cpu, cpuacct] = [&Controller::Cpu, &Controller::Cpuacct];
+        let wanted = BTreeSet::from([cpu, cpuacct, &Controller::Memory, &Controller::Io]);
+        assert_eq!(kept(Delegation::Held), wanted);
         assert!(kept(Delegation::Nesting).is_empty());
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::Driver;
 use crate::container::config::{ContainerConfig, ContainerId};
-use crate::host::disk_limit::HeldBy;
+use crate::host::disk_limit::{HeldBy, Tree};
 use crate::host::{HostError, disk_image, disk_limit, reserve};
 use crate::node::NodeError;
 use crate::node::registry::{Places, Recorded};
@@ -68,13 +68,17 @@ impl Driver {
     }
 
     /// Has the host hold a container to its size; answers the limit that is left to the mount.
-    pub(super) fn left_to_the_mount(&self, recorded: &Recorded) -> Result<Option<u64>, NodeError> {
+    pub(super) fn left_to_the_mount(
+        &self,
+        recorded: &Recorded,
+        tree: Tree,
+    ) -> Result<Option<u64>, NodeError> {
         let config = &recorded.config;
         if config.disk_image {
             return Ok(None);
         }
         let bytes = config.limits.disk_bytes;
-        Ok(match disk_limit::limit(&self.private(recorded), bytes, project(&config.id))? {
+        Ok(match disk_limit::limit(&self.private(recorded), bytes, project(&config.id), tree)? {
             HeldBy::Qgroup | HeldBy::ProjectQuota => None,
             HeldBy::Mount { why } => {
                 tracing::debug!(container = %config.name, why, "the mount holds the disk limit");
@@ -91,7 +95,7 @@ impl Driver {
             return;
         }
         let private = self.private(recorded);
-        if let Err(error) = disk_limit::limit(&private, None, project(&config.id)) {
+        if let Err(error) = disk_limit::limit(&private, None, project(&config.id), Tree::AtRest) {
             tracing::info!(container = %config.name, error = %crate::host::sentence(&error), "a quota stays");
         }
     }
@@ -103,7 +107,7 @@ impl Driver {
         }
         let record = reserve::of(&self.store, &self.private(recorded))?;
         let Some(mut client) = record.living() else { return Ok(None) };
-        let wanted = self.left_to_the_mount(recorded)?;
+        let wanted = self.left_to_the_mount(recorded, Tree::InUse)?;
         if client.disk_use().map_err(HostError::from)?.limit_bytes == wanted {
             return Ok(None);
         }
@@ -118,6 +122,19 @@ impl Driver {
         let record = reserve::of(&self.store, &self.private(recorded)).ok()?;
         let told = record.living()?.disk_use().ok()?;
         told.limit_bytes.and_then(|_| unheld(told.unheld_files))
+    }
+
+    /// Refuses a size that its image would have to shrink to.
+    ///
+    /// # Errors
+    /// [`NodeError::DiskImage`].
+    pub fn refuse_smaller_disk(&self, config: &ContainerConfig) -> Result<(), NodeError> {
+        let Some(bytes) = config.limits.disk_bytes else { return Ok(()) };
+        let image = self.registry.places(&config.id).image();
+        disk_image::check_room(&image, bytes).map_err(|source| NodeError::DiskImage {
+            name: config.name.clone(),
+            source: Box::new(source),
+        })
     }
 
     /// Gives the image of a container that has one the size of its limit.
@@ -136,7 +153,9 @@ impl Driver {
             name: config.name.clone(),
             source: Box::new(source),
         };
-        if disk_image::size(&image)? == bytes {
+        // Larger: a change that was cut short or taken back, and no reason to refuse a start or to
+        // end what runs.
+        if disk_image::size(&image)? >= bytes {
             return Ok(());
         }
         if in_use {

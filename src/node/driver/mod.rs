@@ -217,7 +217,11 @@ impl Driver {
             group.thaw()?;
             frozen = false;
         }
-        self.limit(recorded, &group)?;
+        // It runs: that a limit cannot be set anew is no reason to end it.
+        if let Err(error) = self.limit(recorded, &group) {
+            let error = crate::host::sentence(&error);
+            tracing::error!(container = %recorded.config.name, error, "its limits are not as set");
+        }
         let life = Life { init, init_ended: watch(init)?, mount_ended: Some(mount_ended) };
         Ok(Some(Seen { life, frozen }))
     }
@@ -362,11 +366,11 @@ impl Driver {
 
     /// Holds a container's groups to its limits. Answers what does not hold.
     fn limit(&self, recorded: &Recorded, group: &Cgroup) -> Result<Vec<Note>, NodeError> {
+        self.up.lock().insert(recorded.config.id.clone(), recorded.config.clone());
         let short = group.apply(&allotted(&recorded.config, &self.store)?)?;
         let mut notes: Vec<Note> = short.into_iter().map(|short| (short.key, short.why)).collect();
         notes.extend(self.limit_disk(recorded)?.map(|why| ("limits.disk", why)));
         self.shortfalls.lock().insert(recorded.config.id.clone(), notes.clone());
-        self.up.lock().insert(recorded.config.id.clone(), recorded.config.clone());
         if let Err(error) = self.weigh() {
             tracing::warn!(%error, "the weights stay as they were");
         }
@@ -424,30 +428,39 @@ impl Driver {
     /// Removes a container that is down, with its own private layer.
     ///
     /// # Errors
-    /// What could not be removed: before the container was taken out of the registry it is as it
-    /// was, after that the rest is swept when the daemon starts the next time.
+    /// What keeps it from being taken down, or out of the registry: it is as it was then. What cannot
+    /// be removed after that is swept when the daemon starts the next time.
     pub fn delete(&self, recorded: &Recorded) -> Result<(), NodeError> {
         here("delete-begun");
         self.take_down(recorded)?;
         self.lift_disk_limit(recorded);
         self.registry.doom(&recorded.config.id)?;
         here("delete-doomed");
-        self.sweep()
+        let id = &recorded.config.id;
+        if let Err(error) = self.registry.sweep_doomed(id, |places, now| self.forget(places, now)) {
+            let error = crate::host::sentence(&error);
+            tracing::warn!(container = %recorded.config.name, error, "something of it is left");
+        }
+        Ok(())
     }
 
-    /// Removes what containers left that are none any more, or never came to be.
+    /// Removes what containers left that are none any more, or never came to be. Only before any
+    /// is made.
     ///
     /// # Errors
     /// [`NodeError::System`].
     pub fn sweep(&self) -> Result<(), NodeError> {
-        self.registry.sweep(|places, now| {
-            for private in places.own_privates() {
-                reserve::release(&self.store, &private)?;
-            }
-            disk::leave(now);
-            here("delete-released");
-            Ok(())
-        })
+        self.registry.sweep(|places, now| self.forget(places, now))
+    }
+
+    /// Lets go of what a container that is gone had outside its directory.
+    fn forget(&self, places: &Places, now: &Places) -> Result<(), NodeError> {
+        for private in places.own_privates() {
+            reserve::release(&self.store, &private)?;
+        }
+        disk::leave(now);
+        here("delete-released");
+        Ok(())
     }
 }
 

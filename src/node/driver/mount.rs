@@ -7,6 +7,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::hurry::{Hurry, Waited};
 use super::{Driver, watch};
+use crate::host::disk_limit::Tree;
 use crate::host::launch::{self, MountSpec};
 use crate::host::options::GenericOptions;
 use crate::host::roots::RootError;
@@ -22,7 +23,7 @@ impl Driver {
     /// Mounts the root of a container; answers a descriptor that tells when its process ends.
     pub(super) fn mount(&self, recorded: &Recorded) -> Result<OwnedFd, NodeError> {
         self.mount_disk(recorded)?;
-        let disk_bytes = self.left_to_the_mount(recorded)?;
+        let disk_bytes = self.left_to_the_mount(recorded, Tree::AtRest)?;
         let spec = MountSpec {
             store: self.store.path().to_owned(),
             template: recorded.config.template.clone(),
