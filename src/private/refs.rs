@@ -2,7 +2,7 @@
 //!
 //! Garbage collection keeps what it names. One line for each reference, 82 bytes: the digest, a
 //! space, the inode number that the file shows in 16 hexadecimal digits, a line feed. It is
-//! appended to, and now and then replaced by a shorter one ([`super::tidy`]); a torn last line
+//! appended to, and now and then replaced by a shorter one (`tidy.rs`); a torn last line
 //! belongs to a reference that was never made. Format: docs/FORMAT.md, "Private layer".
 
 use std::collections::HashSet;
