@@ -82,7 +82,7 @@ pub(crate) fn memory_is_what_proc_counts(scratch: &Scratch, store: &Store, resul
     let contenders = results["memory"][0]["contenders"].as_array().unwrap();
     let mica = contenders.iter().find(|of| of["contender"] == "mica").unwrap();
     let told = |name: &str| mica[name].as_u64().unwrap();
-    let (mut shells, mut pss, mut private) = (Vec::new(), 0, 0);
+    let (mut shells, mut pss, mut private, mut mapped) = (Vec::new(), 0, 0, 0);
     let mut roots = Vec::new();
     for number in 1..=2 {
         let at = scratch.mountpoint(&format!("by-hand-{number}"));
@@ -105,7 +105,8 @@ pub(crate) fn memory_is_what_proc_counts(scratch: &Scratch, store: &Store, resul
         let told = store.mica(["info", &format!("by-hand-{number}-private"), "--json"]).succeed();
         let told: Value = serde_json::from_str(&told).unwrap();
         let server = u32::try_from(told["pid"].as_u64().unwrap()).unwrap();
-        private += rollup(server, &["Private_Dirty:", "Private_Clean:"]);
+        private += rollup(server, &["Private_Dirty:"]);
+        mapped += rollup(server, &["Private_Dirty:", "Private_Clean:", "Shared_Clean:"]);
     }
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
     let of_machine = |name: &str| -> u64 {
@@ -118,13 +119,13 @@ pub(crate) fn memory_is_what_proc_counts(scratch: &Scratch, store: &Store, resul
     }
     // What others on this machine map as well moves the shares a little; units, a process that is
     // left out or counted twice would move them by a factor.
-    for (what, told, by_hand) in [
-        ("proportional set size of the shells", told("pss_bytes"), pss),
-        ("private memory of the mount processes", told("servers_private_bytes"), private),
-    ] {
-        let ratio = told as f64 / by_hand as f64;
-        assert!((0.6..1.6).contains(&ratio), "{what}: {told} told and {by_hand} by hand");
-    }
+    let ratio = told("pss_bytes") as f64 / pss as f64;
+    assert!((0.6..1.6).contains(&ratio), "shells: {} told and {pss} by hand", told("pss_bytes"));
+    // Pages of the program are private only as long as no other process of Mica's runs, which
+    // another test may start at any time: between what is written to and all that is mapped.
+    let (least, most) = (private as f64 * 0.6, mapped as f64 * 1.6);
+    let servers = told("servers_private_bytes");
+    assert!((least..most).contains(&(servers as f64)), "{servers} told, {least} to {most} by hand");
     // What all containers have is a part of what the machine has in use, and of its own kind.
     let all = told("cgroups_bytes") + told("servers_cgroup_bytes");
     assert!(all > private, "{all} in cgroups, and {private} alone private to the mount processes");
