@@ -145,8 +145,7 @@ fn a_stream_is_imported_and_the_same_stream_gives_the_same_template() {
         let mut tar = Command::new("tar")
             .args(["-C", tree.to_str().expect("text"), "-cz", "."])
             .stdout(Stdio::piped())
-            .spawn()
-            .expect("tar runs");
+            .start();
         let stream = tar.stdout.take().expect("piped");
         let status = desk.mica(["template", "import", name, "-"]).stdin(stream).status();
         assert!(status.expect("mica runs").success());
@@ -165,8 +164,7 @@ fn an_interrupted_import_leaves_the_store_clean() {
             .mica(["template", "import", "never:1", "-"])
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn()
-            .expect("mica runs");
+            .start();
         // Half an archive: enough to be staged, and then it waits for the rest.
         let half = Command::new("tar")
             .args(["-C", "/usr/share", "-c", "common-licenses"])
@@ -242,8 +240,7 @@ fn a_reader_that_had_enough_is_no_error() {
         .mica(["template", "show", "a:1", "--json"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()
-        .expect("mica runs");
+        .start();
     drop(child.stdout.take());
     let output = child.wait_with_output().expect("it ends");
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
@@ -295,8 +292,7 @@ fn the_demo_shows_all_it_promises_and_leaves_nothing_also_when_interrupted() {
     assert!(measured["disk_bytes_mica"].as_u64() < measured["disk_bytes_copies"].as_u64());
     assert_eq!(fs::read_dir(&place).expect("there").count(), 0);
 
-    let mut running =
-        demo(&[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    let mut running = demo(&[]).stdout(Stdio::piped()).stderr(Stdio::piped()).start();
     let mut first = [0];
     let mut stdout = running.stdout.take().expect("piped");
     std::io::Read::read_exact(&mut stdout, &mut first).expect("it says something");

@@ -291,10 +291,10 @@ fn compressed_archives_and_pipes_give_the_same_layer() {
         let mut command = Command::new(compressor);
         command.args(["-1", "-c"]).stdin(File::open(&plain).expect("open"));
         command.stdout(File::create(&path).expect("create"));
-        assert!(command.status().expect("run").success());
+        assert!(command.start().wait().unwrap().success());
         assert_eq!(workshop.import_path(&path).layers, expected.layers, "{compressor}");
         // A pipe cannot be sought in, and its writer must be able to finish.
-        let mut cat = Command::new("cat").arg(&path).stdout(Stdio::piped()).spawn().expect("cat");
+        let mut cat = Command::new("cat").arg(&path).stdout(Stdio::piped()).start();
         let pipe = cat.stdout.take().expect("piped");
         let imported = workshop.import(Source::stream("-".to_owned(), pipe));
         assert!(cat.wait().expect("wait").success(), "cat lost its reader");

@@ -92,7 +92,7 @@ pub(crate) fn memory_is_what_proc_counts(scratch: &Scratch, store: &Store, resul
         shell.arg(&at).args(["sh", "-c", crate::SHELL]).env_clear();
         shell.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
         shell.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut shell = shell.spawn().unwrap();
+        let mut shell = shell.start();
         let mut line = String::new();
         BufReader::new(shell.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");

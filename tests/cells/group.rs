@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use mica::container::cgroup::{Cgroup, GroupPath, Layout, Limits};
 
+use crate::support::Succeed;
+
 /// Two levels above the groups, as containers have one above theirs.
 pub(crate) struct Parent {
     pub(crate) layout: Layout,
@@ -59,8 +61,7 @@ impl Group {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+            .start();
         self.enter(child.id()).unwrap();
         child.stdin.take().unwrap().write_all(b"\n").unwrap();
         Running(child)

@@ -6,6 +6,7 @@ use std::fs;
 use mica::container::config::Kind;
 
 use crate::stage::{Cell, EMBEDDED, Wish, ground, with_both};
+use crate::support::Succeed;
 
 with_both!(
     root_of_a_machine_gets_at_nothing_of_the_host,
@@ -99,7 +100,7 @@ impl Drop for Secret {
 
 fn secret() -> Secret {
     // A number that no process inside has.
-    Secret(std::process::Command::new("sleep").arg("1000").spawn().unwrap())
+    Secret(std::process::Command::new("sleep").arg("1000").start())
 }
 
 fn attack(cell: &Cell, neighbour: &Cell) -> Vec<Attempt<'static>> {

@@ -177,8 +177,7 @@ fn a_content_diff_is_a_patch_that_makes_the_new_tree_of_the_old() {
         .args(["-p1", "-E", "--quiet"])
         .current_dir(&old)
         .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .start();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), patch.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "{patch}");
     for path in ["etc/conf", "etc/conf.d/b", "new/numbers"] {
@@ -204,8 +203,7 @@ fn a_live_root_is_walked_while_it_changes() {
     let root = stage.mount("ct");
     let work = "for i in $(seq 60); do mkdir -p churn/$i/a/b; echo $i >churn/$i/a/b/f; \
                 mv churn/$i churn/moved$i; rm -r churn/moved$i; done";
-    let mut busy =
-        Command::new("bash").args(["-ec", work]).current_dir(root.path()).spawn().unwrap();
+    let mut busy = Command::new("bash").args(["-ec", work]).current_dir(root.path()).start();
     while busy.try_wait().unwrap().is_none() {
         stage.json(["diff", "ct"]);
     }

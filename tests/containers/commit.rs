@@ -166,8 +166,7 @@ fn writers_who_open_files_never_leave_half_a_generation_in_the_template() {
     let work = "i=0; while [ -e gen/go ]; do i=$((i+1)); \
                 for f in a b; do echo $i >gen/$f.new; mv gen/$f.new gen/$f; done; done";
     File::create(root.path().join("gen/go")).unwrap();
-    let mut busy =
-        Command::new("bash").args(["-ec", work]).current_dir(root.path()).spawn().unwrap();
+    let mut busy = Command::new("bash").args(["-ec", work]).current_dir(root.path()).start();
     for round in 0..5 {
         stage.store.mica(["commit", "ct", &format!("r{round}")]).succeed();
     }
@@ -192,7 +191,7 @@ fn an_interrupt_ends_the_commit_of_a_file_that_would_take_for_ever() {
     script(root.path(), "truncate -s 8T srv/huge");
     root.unmount();
     let mut commit = stage.store.mica(["commit", "ct", "huge"]);
-    let mut commit = commit.stderr(Stdio::piped()).spawn().unwrap();
+    let mut commit = commit.stderr(Stdio::piped()).start();
     let io = format!("/proc/{}/io", commit.id());
     again_until("it reads", || {
         let read = std::fs::read_to_string(&io).unwrap();

@@ -78,8 +78,7 @@ pub(crate) fn script(dir: &Path, script: &str) -> String {
         .current_dir(dir)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .start();
     shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     let output = shell.wait_with_output().unwrap();
     assert!(output.status.success(), "script failed in {dir:?}: {script}");

@@ -241,7 +241,7 @@ impl Import {
         let mut command = self.command(&self.store);
         prepare(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(command.spawn().expect("mica can be started"));
+        self.child = Some(command.start());
     }
 
     fn command(&self, store: &Store) -> Command {

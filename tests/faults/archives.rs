@@ -180,7 +180,7 @@ fn a_truncated_archive_is_named_and_makes_no_template() {
 /// Peak resident memory of an import that reads `write`'s bytes, in KiB.
 fn peak_of_import(stage: &Stage, name: &str, write: impl FnOnce(&mut dyn Write)) -> i64 {
     let mut command = stage.mica(["template", "import", name, "-"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).start();
     let mut pipe = child.stdin.take().unwrap();
     write(&mut pipe);
     // It has read all but what a pipe holds, and cannot end before its input does.

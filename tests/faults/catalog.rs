@@ -38,7 +38,7 @@ fn who_has(store: &Path, content: &[u8]) -> Holders {
 fn start(stage: &Stage, number: usize, source: &Path) -> Child {
     let name = format!("import{number}");
     let mut command = stage.mica(["template", "import", &name]);
-    command.arg(source).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    command.arg(source).stdout(Stdio::null()).stderr(Stdio::piped()).start()
 }
 
 /// Every file of the index, however deep.

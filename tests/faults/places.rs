@@ -174,8 +174,7 @@ fn a_used_root_is_not_unmounted_and_its_users_are_named() {
     let mut user = Command::new("cat")
         .current_dir(root.path().join("srv"))
         .stdin(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+        .start();
     let place = root.path().to_string_lossy().into_owned();
     let who = format!("cat ({})", user.id());
     refused(&mut stage.mica(["umount", "a"]), &[&place, "in use", &who, "--lazy"]);

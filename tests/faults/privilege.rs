@@ -5,13 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use crate::stage::{Stage, refused};
-use crate::support::{Succeed, is_mountpoint, mica};
+use crate::support::{Succeed, is_mountpoint, mica, while_nobody_starts};
 
 /// `mica` as nobody, who may walk to a copy of it.
 fn unprivileged(stage: &Stage) -> Command {
     let program = stage.scratch.mountpoint("program").join("mica");
     if !program.exists() {
-        fs::copy(env!("CARGO_BIN_EXE_mica"), &program).unwrap();
+        while_nobody_starts(|| fs::copy(env!("CARGO_BIN_EXE_mica"), &program).unwrap());
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     }
     let mut command = Command::new("setpriv");

@@ -111,8 +111,7 @@ fn a_reader_that_has_enough_is_no_error() {
             .mica(arguments.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .start();
         let mut line = String::new();
         let mut reader = BufReader::with_capacity(16, child.stdout.take().unwrap());
         reader.read_line(&mut line).unwrap();

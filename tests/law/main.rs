@@ -23,7 +23,7 @@ use mica::object::{Locks, ObjectReader, Objects, Verdict};
 use mica::private::PrivateLayer;
 use mica::union::{SharedSet, Union};
 use support::library::Root;
-use support::{MountOptions, Scratch, Store, Succeed, require_root};
+use support::{MountOptions, Scratch, Store, Succeed, require_root, while_nobody_starts};
 
 /// What a tenant may try on shared file `$v`, with another shared file `$o` to take from. Each
 /// runs in a shell of its own, as root, in the root directory; many are refused, none may matter.
@@ -112,7 +112,8 @@ fn attack(root: &Path) {
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
-                .status()
+                .start()
+                .wait()
                 .unwrap();
             assert_ne!(ended.code(), Some(127), "the shell lacks a command of: {attack}");
         }
@@ -139,7 +140,7 @@ fn count_objects(store: &Path) -> usize {
 /// A bystander's root reads what was imported.
 fn bystander_reads_the_template(scratch: &Scratch, root: &Path) {
     let compared =
-        Command::new("diff").arg("-r").args([&scratch.path().join("tree"), root]).output().unwrap();
+        Command::new("diff").arg("-r").args([&scratch.path().join("tree"), root]).capture();
     let told = String::from_utf8_lossy(&compared.stdout);
     assert!(compared.status.success(), "the bystander's root differs: {told}");
 }
@@ -237,7 +238,8 @@ fn peer_writes(name: &str, locks: Locks) -> bool {
         .args(["-c", "echo overwritten 1<>file"])
         .current_dir(&mountpoint)
         .stderr(Stdio::null())
-        .status()
+        .start()
+        .wait()
         .unwrap();
     drop(served);
     let verdict = Objects::open(store.path()).unwrap().verify(&id).unwrap();
@@ -284,8 +286,7 @@ fn two_roots_that_race_on_one_file_never_share_a_write() {
                 .args(["-c", script, "racer", word])
                 .current_dir(mount.path())
                 .stdout(Stdio::null())
-                .spawn()
-                .unwrap()
+                .start()
         })
         .collect();
     for mut racer in racers {
@@ -307,14 +308,8 @@ fn two_roots_that_race_on_one_file_never_share_a_write() {
 /// the effective user id it ran with.
 fn change_and_run(dir: &Path, program: &str, change: &str) -> String {
     let script = format!("p=./{program}; {change}; exec $p -u");
-    let output = Command::new("bash")
-        .args(["-c", &script])
-        .current_dir(dir)
-        .uid(65534)
-        .gid(65534)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let output =
+        Command::new("bash").args(["-c", &script]).current_dir(dir).uid(65534).gid(65534).capture();
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
@@ -340,7 +335,8 @@ fn set_id_bits_go_as_on_ext4(passthrough: bool) {
     assert_eq!(fs::metadata(usr.join("id")).unwrap().mode() & 0o7777, 0o4777);
     assert_eq!(change_and_run(&usr, "id", ":"), "0", "untouched it is set-uid");
     for (program, _) in CHANGES {
-        fs::copy(scratch.path().join("tree/usr/id"), plain.join(program)).unwrap();
+        let (id, copy) = (scratch.path().join("tree/usr/id"), plain.join(program));
+        while_nobody_starts(|| fs::copy(id, copy).unwrap());
         fs::set_permissions(plain.join(program), fs::Permissions::from_mode(0o4777)).unwrap();
     }
     let (found, wanted) = (ids(&usr), ids(&plain));

@@ -22,7 +22,7 @@ use rustix::mount::{MountFlags, UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
 
 use crate::layers::{Layer, write_tar};
-use crate::support::{again_until, is_mountpoint};
+use crate::support::{Succeed, again_until, is_mountpoint};
 
 const ASKED: &str = "MICA_TEST_SERVE";
 const READY: &str = "the root is mounted";
@@ -109,8 +109,7 @@ impl ServedRoot {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .process_group(0)
-            .spawn()
-            .unwrap();
+            .start();
         let told = BufReader::new(child.stdout.take().unwrap());
         self.child = Some(child);
         // The child keeps writing to no-one afterwards, so read to the line and leave.

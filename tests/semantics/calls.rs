@@ -10,7 +10,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::support::{Disk, DiskFormat, again_until};
+use crate::support::{Disk, DiskFormat, Succeed, again_until, while_nobody_starts};
 use crate::{Desk, every_way, raw, read_write};
 
 #[test]
@@ -135,8 +135,8 @@ fn a_handle_of_a_private_file_that_the_kernel_forgot_is_stale() {
 #[test]
 fn a_running_program_is_not_truncated_by_who_only_reads() {
     every_way("program", |path, way| {
-        fs::copy("/bin/sleep", path).unwrap();
-        let mut running = Command::new(path).arg("60").spawn().unwrap();
+        while_nobody_starts(|| fs::copy("/bin/sleep", path).unwrap());
+        let mut running = Command::new(path).arg("60").start();
         let before = fs::read(path).unwrap();
         let flags = OFlags::RDONLY | OFlags::TRUNC;
         let truncated = open(path, flags, Mode::empty());

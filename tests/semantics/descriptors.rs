@@ -11,8 +11,8 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::support::again_until;
-use crate::{every_way, raw};
+use crate::support::{again_until, while_nobody_starts};
+use crate::{Way, every_way, raw};
 
 const OLD: &str = "old content\n";
 const NEW: &str = "new CONTENT, and more of it\n";
@@ -165,7 +165,7 @@ fn flock_stays_on_the_old_inode_of_a_shared_file_and_in_force_on_a_coherent_one(
 
 #[test]
 fn fcntl_locks_hold_between_writers_and_a_shared_file_has_none_before_its_first() {
-    every_way("text", |path, way| {
+    let claim = |path: &Path, way: Way| {
         let reader = File::open(path).unwrap();
         let read_only = raw::lock_description(&reader).expect_err("a write lock wants a writer");
         assert_eq!(read_only.raw_os_error(), Some(libc::EBADF), "{way:?}");
@@ -177,7 +177,8 @@ fn fcntl_locks_hold_between_writers_and_a_shared_file_has_none_before_its_first(
         assert!(raw::lock_description(&writer).unwrap(), "{way:?}");
         let another = OpenOptions::new().write(true).open(path).unwrap();
         assert!(!raw::lock_description(&another).unwrap(), "{way:?}");
-    });
+    };
+    every_way("text", |path, way| while_nobody_starts(|| claim(path, way)));
 }
 
 /// Whether `inotify` has been told of a change.

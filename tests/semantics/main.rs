@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use support::{MountOptions, Mounted, Scratch, Store, require_root};
+use support::{MountOptions, Mounted, Scratch, Store, Succeed, require_root};
 
 /// Bytes of the template's big file.
 const BIG_BYTES: u64 = 4 << 20;
@@ -118,7 +118,7 @@ fn read_write(path: &Path) -> File {
 fn shell(directory: &Path, script: &str) -> String {
     let mut command = Command::new("bash");
     command.args(["-euo", "pipefail", "-c", script]).current_dir(directory).stdin(Stdio::null());
-    let output = command.output().unwrap();
+    let output = command.capture();
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}\n--- stdout\n{told}--- stderr\n{errors}");

@@ -107,7 +107,7 @@ fn killed_at_every_step_of_shortening_a_log_names_all_that_files_refer_to() {
         strace.arg(format!("{STEPS}:signal=KILL:when={step}"));
         strace.arg(env!("CARGO_BIN_EXE_mica")).args(["store", "gc"]);
         strace.env("MICA_STORE", stage.store.path()).stdout(Stdio::null()).stderr(Stdio::null());
-        ended = strace.status().unwrap().success();
+        ended = strace.start().wait().unwrap().success();
         let [private, registry] = lines(&stage, "one");
         assert!(private == FILES || private == LEFT, "killed at step {step}: {private} lines");
         assert!(registry == FILES || registry == LEFT, "killed at step {step}: {registry} lines");

@@ -51,7 +51,7 @@ impl Service {
         let script = "import sys, time; print('up', flush=True); time.sleep(1000)";
         let mut chroot = Command::new("chroot");
         chroot.arg(root).args(["/usr/bin/python3.11", "-S", "-c", script]);
-        let mut child = chroot.stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = chroot.stdout(Stdio::piped()).start();
         let mut line = String::new();
         let out = child.stdout.as_mut().unwrap();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).unwrap();

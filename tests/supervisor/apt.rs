@@ -25,8 +25,7 @@ fn uplink(stage: &Stage) -> Company {
         .args(["--configure", "--mtu=1500", &daemon, "tap0"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .spawn()
-        .expect("slirp4netns is there");
+        .start();
     again_until("there is a way out", || {
         let routes = on_host(stage, &["ip", "route"]).capture();
         String::from_utf8_lossy(&routes.stdout).contains("default via")
@@ -36,7 +35,7 @@ fn uplink(stage: &Stage) -> Company {
 
 /// Another machine beside the daemon's: a network namespace at the other end of a cable.
 fn outside(stage: &Stage) -> Company {
-    let child = Command::new("unshare").args(["--net", "sleep", "1000"]).spawn().expect("started");
+    let child = Command::new("unshare").args(["--net", "sleep", "1000"]).start();
     let company = Company(child);
     let pid = company.0.id().to_string();
     let own = std::fs::read_link("/proc/self/ns/net").expect("a namespace");

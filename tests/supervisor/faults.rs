@@ -82,8 +82,7 @@ fn a_copy_of_the_mounts_elsewhere_keeps_no_container_from_stopping() {
     let root = stage.info("c1")["root"].as_str().expect("a path").to_owned();
     let script =
         format!("mount --make-rprivate /; grep -q {root} /proc/self/mounts && exec sleep 1000");
-    let mut elsewhere =
-        Command::new("unshare").args(["--mount", "sh", "-c", &script]).spawn().expect("started");
+    let mut elsewhere = Command::new("unshare").args(["--mount", "sh", "-c", &script]).start();
     let comm = format!("/proc/{}/comm", elsewhere.id());
     again_until("another namespace has the root", || {
         std::fs::read_to_string(&comm).is_ok_and(|comm| comm == "sleep\n")

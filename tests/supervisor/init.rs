@@ -1,7 +1,7 @@
 //! `init=yes`: a process 1 that reaps and passes signals on.
 
 use crate::stage::{Stage, TEMPLATE};
-use crate::support::again_until;
+use crate::support::{Succeed, again_until};
 
 /// Tells of a signal, and ends as it is told.
 const SCRIPT: &str = "
@@ -28,7 +28,7 @@ fn an_init_reaps_what_falls_to_it_and_passes_signals_on() {
             !listed.lines().any(|line| line.starts_with('Z'))
         });
         let init = stage.info("c1")["pid"].as_u64().expect("it runs").to_string();
-        std::process::Command::new("kill").args(["-HUP", &init]).status().expect("ours");
+        std::process::Command::new("kill").args(["-HUP", &init]).start().wait().unwrap();
         again_until("the signal arrives", || stage.mica(["logs", "c1"]).contains("hangup"));
         stage.mica(["stop", "c1"]);
         assert!(stage.mica(["logs", "c1"]).contains("asked"));

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::stage::Stage;
-use crate::support::again_until;
+use crate::support::{Succeed, again_until};
 
 /// What the private layer of a container has at `path`.
 fn upper(stage: &Stage, name: &str, path: &str) -> PathBuf {
@@ -18,7 +18,7 @@ fn upper(stage: &Stage, name: &str, path: &str) -> PathBuf {
 fn is_shared(stage: &Stage, name: &str, path: &str) -> bool {
     let mut getfattr = Command::new("getfattr");
     getfattr.args(["--absolute-names", "-n", "trusted.mica.object"]).arg(upper(stage, name, path));
-    getfattr.output().expect("getfattr runs").status.success()
+    getfattr.capture().status.success()
 }
 
 /// Installs the same thing in a container, as an upgrade would.

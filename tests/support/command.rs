@@ -1,6 +1,23 @@
 //! Running programs and showing all they said when one fails.
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+/// Held while a program is being started.
+///
+/// Until it executes, a new process has every descriptor of this one: files that another thread of
+/// the test closes meanwhile stay open, their locks held, and what is being written cannot be
+/// executed. With one start at a time, none is half done when the next one is.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// Does `work` while no program is being started: nobody else gets a descriptor of it.
+///
+/// For files that are written to be executed and locks that are given up by closing. `work` itself
+/// must start nothing.
+pub(crate) fn while_nobody_starts<T>(work: impl FnOnce() -> T) -> T {
+    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    work()
+}
 
 /// The `mica` program that cargo built for this test.
 pub(crate) fn mica() -> Command {
@@ -31,6 +48,9 @@ pub(crate) trait Succeed {
 
     /// Runs it without judging, keeping standard output and error.
     fn capture(&mut self) -> Output;
+
+    /// Starts it, when no other program is being started.
+    fn start(&mut self) -> Child;
 }
 
 impl Succeed for Command {
@@ -55,8 +75,16 @@ impl Succeed for Command {
     }
 
     fn capture(&mut self) -> Output {
-        match self.stdin(Stdio::null()).output() {
+        self.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        match self.start().wait_with_output() {
             Ok(output) => output,
+            Err(error) => panic!("cannot hear {self:?}: {error}"),
+        }
+    }
+
+    fn start(&mut self) -> Child {
+        match while_nobody_starts(|| self.spawn()) {
+            Ok(child) => child,
             Err(error) => panic!("cannot start {self:?}: {error}"),
         }
     }

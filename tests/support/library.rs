@@ -16,8 +16,11 @@ use mica::layer::{
     default_shared_paths,
 };
 use mica::object::{ObjectReader, Objects, Staging};
-use mica::private::PrivateLayer;
+use mica::private::{PrivateError, PrivateLayer};
 use mica::union::{SharedSet, Union};
+
+use super::command::Succeed;
+use super::patience::again_until;
 
 /// A served root; dropping it unmounts.
 pub(crate) struct Root {
@@ -119,7 +122,18 @@ pub(crate) fn template(path: &Path) -> Stack {
 pub(crate) fn file_system(store: &Path, stack: &Stack, private: Option<&Path>) -> Arc<FileSystem> {
     let tree = Layers::open(store).unwrap().tree(stack).unwrap();
     let shared = SharedSet::resolve(&tree, &default_shared_paths()).unwrap();
-    let private = private.map(|path| PrivateLayer::open(path, stack).unwrap());
+    let private = private.map(|path| {
+        let mut layer = None;
+        // A program that another test is just starting has the lock of one that was closed.
+        again_until("the private directory is free", || {
+            layer = match PrivateLayer::open(path, stack) {
+                Err(PrivateError::InUse(_)) => None,
+                opened => Some(opened.unwrap()),
+            };
+            layer.is_some()
+        });
+        layer.unwrap()
+    });
     let union = Union::new(tree, ObjectReader::open(store).unwrap(), private, shared).unwrap();
     FileSystem::new(union)
 }
@@ -131,8 +145,7 @@ pub(crate) fn run(dir: &Path, script: &str) -> String {
         .current_dir(dir)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+        .start();
     shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     let output = shell.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

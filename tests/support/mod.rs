@@ -19,12 +19,12 @@ mod snapshot;
 mod steps;
 mod workshop;
 
-pub(crate) use command::{Succeed, mica, require_root};
+pub(crate) use command::{Succeed, mica, require_root, while_nobody_starts};
 pub(crate) use debian::debian;
 pub(crate) use disk::{Disk, DiskFormat};
 pub(crate) use forge::Forge;
 pub(crate) use mounted::{MountOptions, Mounted, Store};
-pub(crate) use patience::again_until;
+pub(crate) use patience::{PATIENCE, again_until};
 pub(crate) use power::{LogFlush, ignore_syncs, shut_down};
 pub(crate) use scratch::{Scratch, is_mountpoint, unmount_beneath};
 pub(crate) use snapshot::{Described, Snapshot, assert_same, snapshot};

@@ -67,7 +67,7 @@ impl Store {
 
     /// As [`Store::serve`], of a prepared `command`.
     pub(crate) fn serve_with(&self, command: &mut Command, mountpoint: &Path) -> Mounted {
-        let server = command.stdin(Stdio::null()).spawn().expect("mica can be started");
+        let server = command.stdin(Stdio::null()).start();
         let mut mounted = Mounted {
             mountpoint: mountpoint.to_owned(),
             server: Some(server),

@@ -66,7 +66,7 @@ impl Desk {
     /// The status and the answer of `mica store scrub --json`.
     fn scrub(&self, arguments: &[&str]) -> (Option<i32>, serde_json::Value) {
         let mut command = self.store.mica(["store", "scrub", "--json"]);
-        let output = command.args(arguments).output().unwrap();
+        let output = command.args(arguments).capture();
         let answer = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
             panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
         });

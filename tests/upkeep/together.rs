@@ -62,7 +62,7 @@ fn commit(desk: &Desk, own: &Path, round: u64) {
     let root = desk.store.mount("base:1", &mountpoint, &options);
     fs::write(root.path().join("usr/lib/new"), content(3000 + round)).unwrap();
     desk.store.mica(["commit", "committed", "made:1"]).succeed();
-    let made = desk.store.mica(["template", "cat", "made:1", "/usr/lib/new"]).output().unwrap();
+    let made = desk.store.mica(["template", "cat", "made:1", "/usr/lib/new"]).capture();
     assert!(made.stdout == content(3000 + round));
     desk.store.mica(["template", "check", "made:1"]).succeed();
     drop(root);
