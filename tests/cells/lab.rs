@@ -4,10 +4,11 @@ use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use mica::container::network::{BridgeConfig, Endpoint, EndpointId, Namespace, Network};
 
-use crate::support::{Scratch, Succeed, again_until, require_root};
+use crate::support::{PATIENCE, Scratch, Succeed, again_until, require_root};
 
 /// A network namespace that lives as long as a process does which only waits.
 pub(crate) struct Place(Child);
@@ -18,8 +19,7 @@ impl Place {
             .args(["--net", "sh", "-c", "echo ready; exec sleep infinity"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .start();
         let mut ready = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         assert_eq!(ready, "ready\n");
@@ -55,10 +55,20 @@ impl Place {
         self.command("sh").args(["-ec", script]).capture().status.success()
     }
 
-    /// What an HTTP server answers, asked from there; none if it does not within two seconds.
+    /// What an HTTP server answers, asked from there, however long a busy machine takes for it.
     pub(crate) fn asks(&self, address: &str) -> Option<String> {
+        self.asks_for(PATIENCE, address)
+    }
+
+    /// Whether nobody answers there: for two seconds nothing comes, or a refusal at once.
+    pub(crate) fn asks_in_vain(&self, address: &str) -> bool {
+        self.asks_for(Duration::from_secs(2), address).is_none()
+    }
+
+    fn asks_for(&self, limit: Duration, address: &str) -> Option<String> {
+        let (limit, url) = (limit.as_secs().to_string(), format!("http://{address}/"));
         let mut command = self.command("curl");
-        command.args(["--silent", "--globoff", "--max-time", "2", &format!("http://{address}/")]);
+        command.args(["--silent", "--globoff", "--max-time", &limit, &url]);
         let output = command.capture();
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
     }
@@ -110,12 +120,8 @@ pub(crate) struct Server(pub(crate) Child);
 
 impl Server {
     pub(crate) fn start(command: &mut Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).start();
         let mut ready = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut ready).unwrap();
@@ -178,6 +184,12 @@ impl Lab {
         // Its own address of IPv6 is in use when the kernel says the link is there.
         again_until("the cable carries", || {
             container.place.can("ip link show eth0 | grep -q LOWER_UP")
+        });
+        // The bridge is told of that some time later, by a thread of the kernel's, and until then
+        // drops whatever is sent.
+        let port = container.endpoint.id.interface();
+        again_until("the bridge passes it on", || {
+            self.host.can(&format!("bridge link show dev {port} | grep -q 'state forwarding'"))
         });
     }
 }

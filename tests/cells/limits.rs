@@ -4,11 +4,10 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mica::container::cgroup::{
-    CgroupError, CpuQuota, Disk, Guarantee, Holds, IoLimit, Limits, protect_parent,
+    CgroupError, Controller, CpuQuota, Disk, Guarantee, Holds, IoLimit, Limits, protect_parent,
 };
 use mica::container::config::Priority;
 
@@ -36,8 +35,9 @@ fn a_memory_hog_is_killed_in_its_own_group_only() {
     assert!(quiet.is_running());
     let used = hog.usage().unwrap();
     assert_eq!(used.oom_kills, Some(1), "{used:?}");
+    // What the kernel takes for itself on behalf of a process that it is killing may go over.
     let peak = used.memory_peak_bytes.unwrap();
-    assert!((30 * MIB..=32 * MIB).contains(&peak), "{peak}");
+    assert!((30 * MIB..33 * MIB).contains(&peak), "{peak}");
     let used = neighbour.usage().unwrap();
     assert_eq!(used.oom_kills, Some(0), "{used:?}");
 }
@@ -68,14 +68,27 @@ fn memory_in_use_is_not_taken_away_and_nothing_else_changes_then() {
     assert_eq!(group.usage().unwrap().oom_kills, Some(0));
 }
 
-/// Processors that `group` uses, over `time`.
-fn processors(groups: &[&Group], time: Duration) -> Vec<f64> {
-    let read = || groups.iter().map(|group| group.usage().unwrap().cpu_ns.unwrap());
-    let (begun, before) = (Instant::now(), read().collect::<Vec<_>>());
-    sleep(time);
-    let after: Vec<u64> = read().collect();
-    let elapsed = begun.elapsed().as_secs_f64() * 1e9;
-    before.iter().zip(after).map(|(before, after)| (after - before) as f64 / elapsed).collect()
+/// Processor time that a group has had, in seconds.
+fn had(group: &Group) -> f64 {
+    group.usage().unwrap().cpu_ns.unwrap() as f64 / 1e9
+}
+
+/// Periods in which a group had used up its quota.
+fn throttled(parent: &Parent, group: &Group) -> f64 {
+    let hierarchy = parent.layout.with(Controller::Cpu).expect("this host has quotas");
+    let stat = hierarchy.mountpoint.join(group.path().as_str()).join("cpu.stat");
+    let text = fs::read_to_string(&stat).unwrap();
+    let periods = text.lines().find_map(|line| line.strip_prefix("nr_throttled "));
+    periods.unwrap().parse().unwrap()
+}
+
+/// Processor time that groups have had by the time that the first has had `seconds` of it, however
+/// long that takes beside whatever else this machine does.
+fn shares(groups: [&Group; 2], seconds: f64) -> [f64; 2] {
+    let before = groups.map(had);
+    again_until("it gets no processor", || had(groups[0]) - before[0] >= seconds);
+    let after = groups.map(had);
+    [after[0] - before[0], after[1] - before[1]]
 }
 
 #[test]
@@ -85,16 +98,26 @@ fn a_processor_quota_is_measured_and_changed_live() {
     protect_parent(&parent.layout, &parent.path, Guarantee { cpu_thousandths: 1, memory_bytes: 0 })
         .unwrap();
     let _loops = [group.run(BUSY), group.run(BUSY)];
+    // How much of a quota there is time to use is this machine's to say. That there is no more than
+    // that, and that nobody is stopped before it is used up, is not.
+    const PERIOD: f64 = 0.1;
     for quota in [0.5, 0.2] {
         let cpu_quota = Some(CpuQuota::from_processors(quota).unwrap());
         group.hold(&Limits { cpu_quota, ..Limits::default() });
-        let used = processors(&[&group], Duration::from_secs(2))[0];
-        assert!((quota * 0.8..quota * 1.15).contains(&used), "{used} of {quota}");
+        let (begun, before, stopped) = (Instant::now(), had(&group), throttled(&parent, &group));
+        again_until("it meets its quota", || throttled(&parent, &group) >= stopped + 15.0);
+        let periods = throttled(&parent, &group) - stopped;
+        let used = had(&group) - before;
+        let most = quota * (begun.elapsed().as_secs_f64() + PERIOD);
+        assert!(used < most * 1.15, "{used} s, of {most} at {quota}");
+        let least = quota * PERIOD * periods;
+        assert!(used > least * 0.8, "{used} s, used up {periods} times at {quota}");
     }
     assert!(group.usage().unwrap().cpu_throttled_ns.unwrap() > 100_000_000);
     group.hold(&Limits::default());
-    let used = processors(&[&group], Duration::from_secs(1))[0];
-    assert!(used > 0.8, "unlimited again: {used}");
+    let stopped = throttled(&parent, &group);
+    let [used, _] = shares([&group, &group], 1.0);
+    assert_eq!(throttled(&parent, &group), stopped, "unlimited again, for {used} s");
 }
 
 #[test]
@@ -112,13 +135,13 @@ fn under_contention_processors_go_by_weight() {
     low.hold(&limits(Priority::Low));
     high.hold(&limits(Priority::High));
     let _loops = [low.run(BUSY), high.run(BUSY)];
-    let used = processors(&[&low, &high], Duration::from_secs(4));
+    let used = shares([&low, &high], 0.25);
     let (ratio, wanted) = (used[1] / used[0], 16.0);
     assert!((wanted * 0.8..wanted * 1.2).contains(&ratio), "{ratio}, of {used:?}");
     // And live: now they are alike.
     low.set_cpu_weight(Priority::Normal.into()).unwrap();
     high.set_cpu_weight(Priority::Normal.into()).unwrap();
-    let used = processors(&[&low, &high], Duration::from_secs(2));
+    let used = shares([&low, &high], 1.0);
     let ratio = used[1] / used[0];
     assert!((0.8..1.2).contains(&ratio), "{ratio}, of {used:?}");
 }
@@ -177,13 +200,15 @@ fn a_disk_is_read_no_faster_than_allowed() {
         .arg(format!("of={}", file.display()))
         .args(["oflag=direct"])
         .succeed();
+    // So slow that without it the busiest disk is quicker.
+    const SLOW: u64 = MIB / 4;
     let limits = |bytes_per_s| Limits {
         io: Some(IoLimit { disk, bytes_per_s: Some(bytes_per_s), requests_per_s: None }),
         ..Limits::default()
     };
-    let shortfalls = group.apply(&limits(4 * MIB)).unwrap();
+    let shortfalls = group.apply(&limits(SLOW)).unwrap();
     let in_part: Vec<_> = shortfalls.iter().map(|short| (short.key, short.holds)).collect();
-    match parent.layout.with(mica::container::cgroup::Controller::Io) {
+    match parent.layout.with(Controller::Io) {
         None => {
             assert_eq!(in_part, [("limits.io", Holds::NotAtAll)]);
             return;
@@ -194,23 +219,25 @@ fn a_disk_is_read_no_faster_than_allowed() {
         }
         Some(_) => assert_eq!(in_part, []),
     }
-    let read = |group: &Group| {
+    let read = |group: &Group, bytes: u64| {
         let begun = Instant::now();
         let mut running = group.run(&format!(
-            "dd if={} of=/dev/null bs=1M iflag=direct 2>/dev/null; echo $?",
-            file.display()
+            "dd if={} of=/dev/null bs=128K count={} iflag=direct 2>/dev/null; echo $?",
+            file.display(),
+            bytes / (128 << 10)
         ));
         let mut said = String::new();
         running.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
         assert_eq!(said, "0\n");
         begun.elapsed().as_secs_f64()
     };
-    let (slow, quick) = (read(&group), read(&free));
-    // 12 MiB at 4 MiB/s, of which the first slice of a tenth of a second is free.
-    assert!((2.5..6.0).contains(&slow), "{slow} s");
-    assert!(quick < slow / 2.0, "{quick} s without a limit");
-    assert!(group.usage().unwrap().io_read_bytes.unwrap() >= 12 * MIB);
+    let (slow, quick) = (read(&group, MIB), read(&free, 12 * MIB));
+    // Of 4 s, what goes at once is less than one.
+    assert!(slow > 3.0, "{slow} s");
+    let limited = (12 * MIB / SLOW) as f64;
+    assert!(quick < limited / 2.0, "{quick} s without a limit");
+    assert!(group.usage().unwrap().io_read_bytes.unwrap() >= MIB);
     group.apply(&Limits::default()).unwrap();
-    let again = read(&group);
-    assert!(again < slow / 2.0, "{again} s, the limit is off");
+    let again = read(&group, 12 * MIB);
+    assert!(again < limited / 2.0, "{again} s, the limit is off");
 }

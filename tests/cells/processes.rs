@@ -71,11 +71,13 @@ fn frozen_processes_use_no_processor_go_on_when_thawed_and_die_when_killed() {
     let used = || group.usage().unwrap().cpu_ns.unwrap();
     let before = used();
     std::thread::sleep(std::time::Duration::from_millis(200));
-    assert_eq!(used(), before);
+    // What it did since the clock last ticked is counted when it leaves the processor.
+    assert!(used() - before <= 10_000_000, "{} ns of 200 ms", used() - before);
     assert!(child.is_running());
     group.thaw().unwrap();
     assert!(!group.is_frozen().unwrap());
-    again_until("it runs again", || used() > before);
+    let before = used();
+    again_until("it runs again", || used() > before + 20_000_000);
     group.freeze().unwrap();
     group.kill_all().unwrap();
     again_until("it is dead", || !child.is_running());
@@ -168,7 +170,10 @@ fn a_group_that_a_tenant_makes_frees_nobody_from_a_limit_and_keeps_nobody_alive(
     let script = format!("echo 0 > {0}/cgroup.procs; {bomb}", pids.display());
     let _bomb = group.run(&script);
     again_until("it has all it can get", || group.usage().unwrap().pids.unwrap() >= 11);
-    assert!(group.processes().unwrap().len() <= 12);
+    group.freeze().unwrap();
+    let listed = group.processes().unwrap();
+    group.thaw().unwrap();
+    assert!(listed.len() <= 12, "{listed:?}");
 }
 
 /// The cgroup2 tree of this host as if it were all there is.

@@ -8,7 +8,7 @@ use crate::support::Succeed;
 
 /// Sends every frame it can think of, and, last, one that is right.
 const SENDER: &str = r#"
-import socket, struct, sys
+import os, socket, struct, sys
 from ipaddress import ip_address as address
 own, other, target = sys.argv[1:4]
 mac = lambda text: bytes.fromhex(text.replace(":", ""))
@@ -64,6 +64,8 @@ frames = {
     "service-vlan": (own_mac, 0x88a8, struct.pack("!HH", 5, 0x800) + ip4(other4, udp(b"<service-vlan>"))),
     "unknown": (own_mac, 0x88b5, b"<unknown>"),
 }
+# Each processor has a queue of its own for what is sent on it: from one they arrive in order.
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 s.bind(("eth0", 0))
 for name, (source, kind, body) in frames.items():
@@ -147,17 +149,19 @@ fn taking_a_neighbours_addresses_takes_nothing_from_the_neighbour() {
     assert_eq!(lab.host.asks("10.99.0.12").as_deref(), Some("10.99.0.1"));
     let neighbours = lab.host.sh("ip neighbour show dev lab0 10.99.0.12");
     assert!(neighbours.contains(&other.endpoint.id.mac().to_string()), "{neighbours}");
-    let source = |address: &str, url: &str| {
-        evil.place.can(&format!("curl --silent --max-time 2 --interface {address} http://{url}/"))
+    let source = |limit: u32, address: &str, url: &str| {
+        evil.place
+            .can(&format!("curl --silent --max-time {limit} --interface {address} http://{url}/"))
     };
-    assert!(source("10.99.0.11", "192.0.2.2"));
-    assert!(!source("10.99.0.12", "192.0.2.2") && !source("10.99.0.12", "10.99.0.1:8000"));
+    let vain = |address: &str, url: &str| !source(2, address, url);
+    assert!(source(300, "10.99.0.11", "192.0.2.2"));
+    assert!(vain("10.99.0.12", "192.0.2.2") && vain("10.99.0.12", "10.99.0.1:8000"));
     // With the neighbour's hardware address too.
     let theirs = other.endpoint.id.mac();
     evil.place.sh(&format!(
         "ip link set eth0 down; ip link set eth0 address {theirs}; ip link set eth0 up"
     ));
-    assert!(!source("10.99.0.12", "10.99.0.1:8000") && !source("10.99.0.11", "10.99.0.1:8000"));
+    assert!(vain("10.99.0.12", "10.99.0.1:8000") && vain("10.99.0.11", "10.99.0.1:8000"));
     assert_eq!(lab.host.asks("10.99.0.12").as_deref(), Some("10.99.0.1"), "still the neighbour");
     assert_eq!(other.place.asks("10.99.0.1:8000").as_deref(), Some("10.99.0.12"));
 }
