@@ -25,7 +25,7 @@ impl Client {
     fn attach(cell: &Cell, pace: Pace) -> Self {
         let mut stream = connect(&cell.bundle.attach_socket()).unwrap();
         stream.write_all(&[pace.byte()]).unwrap();
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+        stream.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
         Self { stream, buffer: Vec::new() }
     }
 
@@ -86,7 +86,8 @@ fn a_terminal_is_one_and_follows_its_size(runtime: &str) {
     let said = client.until("\n");
     assert!(said.contains("/dev/pts/0") || said.contains("/dev/console"), "{said}");
     client.send(&Frame::Input(b"\n".to_vec()));
-    client.until("33 101");
+    // To its very end: what is left of it would be for whoever comes next, too.
+    client.until("33 101\r\n");
     // Somebody else on the same terminal, who then talks nonsense and is dropped.
     let mut other = Client::attach(&cell, Pace::Console);
     other.send(&Frame::Exit(1));

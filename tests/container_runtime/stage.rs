@@ -16,7 +16,9 @@ use mica::container::runtime::{self, ExecRequest, Runtime, RuntimeError};
 use mica::container::spec::{CgroupPlace, Inputs, NetworkNamespace, write_bundle};
 use mica::sys::namespace::Process;
 
-use crate::support::{MountOptions, Mounted, Scratch, Store, Succeed, debian, require_root};
+use crate::support::{
+    MountOptions, Mounted, PATIENCE, Scratch, Store, Succeed, debian, require_root,
+};
 
 /// Runs each function for the embedded runtime and for runc, as tests of those names.
 macro_rules! with_both {
@@ -270,11 +272,11 @@ impl Cell {
     }
 }
 
-/// Waits until a process has ended, half a minute at most.
+/// Waits until a process has ended.
 pub(crate) fn wait_for(process: &Process) {
     use rustix::event::{PollFd, PollFlags, poll};
     let mut fds = [PollFd::new(process, PollFlags::IN)];
-    let patience = rustix::time::Timespec { tv_sec: 30, tv_nsec: 0 };
+    let patience = rustix::time::Timespec::try_from(PATIENCE).unwrap();
     assert_eq!(poll(&mut fds, Some(&patience)).unwrap(), 1, "it does not end");
 }
 
