@@ -31,7 +31,7 @@ const ATTEMPTS: [(&str, &str, &str); 7] = [
         "Too many open files",
     ),
     ("more memory than it may have", "perl -e '$x = q(x) x (256 << 20)'; echo $?", "137"),
-    ("a fork bomb", "i=0; while [ $i -lt 300 ]; do sleep 3 & i=$((i+1)); done", "Cannot fork"),
+    ("a fork bomb", "i=0; while [ $i -lt 300 ]; do sleep 6 & i=$((i+1)); done", "Cannot fork"),
     (
         "a neighbour's address",
         "ip address add 10.88.0.11/32 dev eth0 && ping -I 10.88.0.11 -c 2 -W 1 10.88.0.1",
@@ -40,7 +40,7 @@ const ATTEMPTS: [(&str, &str, &str); 7] = [
 ];
 
 fn serves(stage: &Stage) {
-    let script = "import socket; s = socket.create_connection(('10.88.0.11', 80), timeout=20); \
+    let script = "import socket; s = socket.create_connection(('10.88.0.11', 80), timeout=300); \
                   s.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n'); print(s.recv(9999).decode())";
     let said = on_host(stage, &["python3", "-c", script]).succeed();
     assert!(said.contains("this is web1"), "{said}");
@@ -61,7 +61,7 @@ fn a_tenant_that_wants_everything_harms_neither_a_neighbour_nor_the_daemon() {
     stage.mica(words);
     stage.mica(["start", "web1"]);
     again_until("the service is there", || {
-        let script = "import socket; socket.create_connection(('10.88.0.11', 80), timeout=5)";
+        let script = "import socket; socket.create_connection(('10.88.0.11', 80), timeout=60)";
         on_host(&stage, &["python3", "-c", script]).capture().status.success()
     });
     abuse(&stage, "embedded");
@@ -120,14 +120,17 @@ fn abuse(stage: &Stage, runtime: &str) {
         assert!(told.contains(word), "{runtime}: {what}: {told}");
         serves(stage);
     }
+    // It is still being written: one of the two files may just be getting the other's name.
     let kept: u64 = fs::read_dir(place.join("logs"))
         .unwrap()
-        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .filter_map(|entry| entry.unwrap().metadata().ok())
+        .map(|metadata| metadata.len())
         .sum();
     assert!((200 << 10..600 << 10).contains(&kept), "{kept} bytes of logs");
     for (who, pid, most) in [("its monitor", monitor, 48), ("the daemon", stage.daemon(), 64)] {
-        let resident = kib(pid, "VmRSS") / 1024;
-        assert!(resident < most, "{who} takes {resident} MiB");
+        // Its own: how much of the program is mapped depends on what the page cache has.
+        let taken = kib(pid, "RssAnon") / 1024;
+        assert!(taken < most, "{who} takes {taken} MiB");
     }
     drop(clients);
     let mut ps = Command::new(env!("CARGO_BIN_EXE_mica"));

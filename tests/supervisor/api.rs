@@ -2,16 +2,16 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
 use crate::stage::Stage;
+use crate::support::{PATIENCE, again_until};
 
 fn talk(stage: &Stage, bytes: &[u8], ends: bool) -> String {
     // A socket's path is short; a store's need not be.
     let directory = std::fs::File::open(stage.store.path().join("node")).expect("there");
     let short = format!("/proc/self/fd/{}/socket", std::os::fd::AsRawFd::as_raw_fd(&directory));
     let mut stream = UnixStream::connect(short).expect("the daemon answers");
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
     // It may hang up on nonsense before it has all of it.
     let _sent = stream.write_all(bytes);
     if ends {
@@ -123,7 +123,8 @@ fn a_thousand_malformed_requests_change_nothing() {
     assert!(refused > 300, "only {refused} were refused in words");
     assert_eq!(stage.info("c1")["pid"], before["pid"]);
     assert_eq!(stage.mica(["ps", "-a", "-q"]).trim(), "c1");
-    assert!(descriptors() <= open + 3, "{} descriptors, {open} before", descriptors());
+    // It may still be hanging up on the last ones.
+    again_until("descriptors are left", || descriptors() <= open + 3);
 }
 
 #[test]

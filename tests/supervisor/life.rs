@@ -79,8 +79,7 @@ fn input_passes_into_a_command_and_a_pipe_of_any_length_comes_back() {
     stage.create("c1", &[], &["sleep", "1000"]);
     stage.mica(["start", "c1"]);
     let mut command = stage.store.mica(["exec", "-i", "c1", "--", "sh", "-c", "cat; exit 5"]);
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("mica can be started");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).start();
     let mut stdin = child.stdin.take().expect("a pipe");
     let sent: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 251) as u8).collect();
     let writer = {
@@ -92,7 +91,7 @@ fn input_passes_into_a_command_and_a_pipe_of_any_length_comes_back() {
     assert_eq!(got.status.code(), Some(5));
     assert!(got.stdout == sent, "{} of {} bytes came back", got.stdout.len(), sent.len());
     // A client that goes away takes its command with it.
-    let mut gone = stage.store.mica(["exec", "c1", "--", "sleep", "777"]).spawn().expect("started");
+    let mut gone = stage.store.mica(["exec", "c1", "--", "sleep", "777"]).start();
     again_until("the command runs", || {
         stage.mica(["exec", "c1", "--", "ps", "ax"]).contains("sleep 777")
     });
@@ -131,13 +130,17 @@ fn containers_outlive_a_killed_daemon_and_are_found_again() {
     let stage = Stage::new("supervisor-adopt");
     stage.create("stays", &[], &["sleep", "1000"]);
     stage.create("paused", &[], &["sleep", "1000"]);
-    stage.create("ends", &[], &["sh", "-c", "sleep 0.5; exit 4"]);
+    let until = "until [ -e /root/go ]; do sleep 0.1; done; exit 4";
+    stage.create("ends", &[], &["sh", "-c", until]);
     stage.mica(["start", "stays", "paused"]);
     stage.mica(["pause", "paused"]);
     let before = stage.info("stays")["pid"].clone();
     stage.mica(["start", "ends"]);
-    let init = stage.info("ends")["pid"].as_u64().expect("it runs");
+    let ends = stage.info("ends");
+    let init = ends["pid"].as_u64().expect("it runs");
     stage.kill_daemon();
+    let root = std::path::Path::new(ends["root"].as_str().expect("a path"));
+    std::fs::write(root.join("root/go"), b"").expect("its mount process serves on");
     stage.await_end_of(u32::try_from(init).expect("a pid"));
     let refused = stage.refused(["ps"]);
     assert!(refused.contains("mica node start"), "{refused}");
@@ -166,9 +169,7 @@ fn two_clients_that_race_start_one_init() {
     stage.create("c1", &[], &["sleep", "1000"]);
     for _round in 0..5 {
         let started: Vec<_> = (0..4)
-            .map(|_| {
-                stage.store.mica(["start", "c1"]).stdout(Stdio::null()).spawn().expect("started")
-            })
+            .map(|_| stage.store.mica(["start", "c1"]).stdout(Stdio::null()).start())
             .collect();
         for mut client in started {
             assert!(client.wait().expect("ends").success());
@@ -178,7 +179,7 @@ fn two_clients_that_race_start_one_init() {
         let words = [["stop", "--kill", "c1"], ["start", "-q", "c1"], ["restart", "--kill", "c1"]];
         let racing: Vec<_> = words
             .iter()
-            .map(|words| stage.store.mica(*words).stdout(Stdio::null()).spawn().expect("started"))
+            .map(|words| stage.store.mica(*words).stdout(Stdio::null()).start())
             .collect();
         for mut client in racing {
             client.wait().expect("ends");

