@@ -68,8 +68,12 @@ impl Stage {
         self.store.mount(template, &self.scratch.mountpoint(name), &options)
     }
 
-    /// `mica store df --json`.
+    /// `mica store df --json`, of what lies on the disk: a file that is written back later may then
+    /// take another block, of its map.
     pub(crate) fn df(&self) -> Value {
+        for place in [self.store.path(), self.scratch.path()] {
+            rustix::fs::syncfs(fs::File::open(place).unwrap()).unwrap();
+        }
         serde_json::from_str(&self.store.mica(["store", "df", "--json"]).succeed()).unwrap()
     }
 }
