@@ -15,7 +15,7 @@ fn started(scratch: &Scratch, until: &str) -> std::process::Child {
     let mut command = bench(&store, &dir, &["memory", "--quick", "--containers", "40"]);
     command.args(["--template", "small:1", "--out"]).arg(scratch.path().join("out"));
     command.stdout(Stdio::null()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap();
+    let child = command.start();
     let run = dir.join(format!("mica-bench-{}", child.id()));
     again_until("the run has begun", || {
         let entries = fs::read_dir(&run).into_iter().flatten().flatten();
@@ -26,6 +26,12 @@ fn started(scratch: &Scratch, until: &str) -> std::process::Child {
 
 fn pid(child: &std::process::Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap()
+}
+
+/// The one process that another has started.
+fn child_of(pid: u32) -> u32 {
+    let told = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    told.trim().parse().unwrap_or_else(|error| panic!("{error}: children of {pid}: {told:?}"))
 }
 
 #[test]
@@ -52,8 +58,14 @@ fn what_a_killed_run_leaves_the_next_one_sweeps() {
     let scratch = Scratch::new("bench-kill");
     let mut child = started(&scratch, "copies-");
     let dir = scratch.path().join("runs");
+    // The first process of the run's own namespace: when it has ended, so have all others there.
+    let first = child_of(child_of(child.id()));
     kill_process(pid(&child), Signal::KILL).unwrap();
     child.wait().unwrap();
+    again_until("its processes outlive it", || {
+        let stat = fs::read_to_string(format!("/proc/{first}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    });
     let left = dir.join(format!("mica-bench-{}", child.id()));
     assert!(left.exists());
     // Its processes ended with it: none has the directory as its own any more.
