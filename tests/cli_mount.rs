@@ -15,7 +15,10 @@ use std::process::{Command, Stdio};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
-use support::{MountOptions, Scratch, Store, Succeed, is_mountpoint, require_root};
+use support::{
+    MountOptions, PATIENCE, Scratch, Store, Succeed, is_mountpoint, require_root,
+    while_nobody_starts,
+};
 
 /// A store with the template `base:1`, and places for roots of it.
 struct Desk {
@@ -81,7 +84,7 @@ impl Desk {
 
 /// Waits until a process has ended.
 fn ended(process: &rustix::fd::OwnedFd) {
-    let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
+    let patience = Timespec::try_from(PATIENCE).expect("some minutes");
     let mut fds = [PollFd::new(process, PollFlags::IN)];
     assert_eq!(poll(&mut fds, Some(&patience)).expect("polled"), 1, "the process lives on");
 }
@@ -298,7 +301,7 @@ fn a_dead_mount_is_cleared_away_by_the_next_one() {
     let (place, private) = (desk.at("one"), desk.private("web1"));
     let dead = desk.store.serve("base:1", &place, &MountOptions::private(&private));
     fs::write(place.join("mine"), "kept").expect("written");
-    rustix::fs::sync();
+    File::open(place.join("mine")).and_then(|file| file.sync_all()).expect("on the disk");
     dead.kill();
     let gone = fs::metadata(&place).expect_err("nobody serves it");
     assert_eq!(gone.raw_os_error(), Some(rustix::io::Errno::NOTCONN.raw_os_error()));
@@ -368,14 +371,13 @@ fn a_busy_root_stays_and_names_who_keeps_it_and_lazily_goes_with_them() {
     let place = desk.at("one");
     let _root = desk.store.mount("base:1", &place, &MountOptions::private(&desk.private("web1")));
     let (_, process) = desk.process("web1");
-    let mut user =
-        Command::new("cat").current_dir(&place).stdin(Stdio::piped()).spawn().expect("cat runs");
+    let mut user = Command::new("cat").current_dir(&place).stdin(Stdio::piped()).start();
     let busy = desk.mica(["umount", "web1"]).refuse();
     assert!(sentence(&busy).contains(&format!("cat ({})", user.id())), "{busy}");
     assert!(is_mountpoint(&place));
     let file = File::open(place.join("etc/version")).expect("opens");
     let lazy = desk.mica(["umount", "--lazy", "--quiet", "web1"]);
-    let waiting = { lazy }.spawn().expect("mica runs");
+    let waiting = { lazy }.start();
     // It leaves the tree at once; the process ends with its last user.
     let table = File::open("/proc/self/mountinfo").expect("proc is mounted");
     while is_mountpoint(&place) {
@@ -398,10 +400,8 @@ fn a_signal_unmounts_a_foreground_root_and_ends_it_well() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut command = desk.mount("base:1", &place, &desk.private("web1"));
         command.env("NOTIFY_SOCKET", &supervisor);
-        let mut server = { command.arg("--foreground").stderr(Stdio::null()) }
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("mica runs");
+        let mut server =
+            { command.arg("--foreground").stderr(Stdio::null()) }.stdout(Stdio::piped()).start();
         let mut line = String::new();
         let stdout = server.stdout.take().expect("piped");
         io::BufRead::read_line(&mut io::BufReader::new(stdout), &mut line).expect("it says so");
@@ -513,7 +513,7 @@ fn what_a_host_lacks_is_one_sentence() {
     let desk = Desk::new();
     // The program where everybody may run it.
     let program = desk.scratch.mountpoint("bin").join("mica");
-    fs::copy(env!("CARGO_BIN_EXE_mica"), &program).expect("copied");
+    while_nobody_starts(|| fs::copy(env!("CARGO_BIN_EXE_mica"), &program)).expect("copied");
     let place = desk.at("one");
     let mut nobody = Command::new(&program);
     nobody.args(["--store", "/nowhere", "mount", "base:1"]).arg(&place).uid(65_534).gid(65_534);

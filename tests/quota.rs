@@ -162,7 +162,9 @@ fn nothing_small_adds_up_unseen() {
     // The parts of a private directory that are no file's.
     assert!((du..du + 16 * KIB).contains(&used), "{used}, du says {du}");
     Command::new("sh").args(["-c", "rm -r \"$0\"/etc/file*"]).arg(root.mounted.path()).succeed();
-    assert!(root.control().disk_use().unwrap().used_bytes < 64 * KIB);
+    again_until("the kernel lets the files go", || {
+        root.control().disk_use().unwrap().used_bytes < 64 * KIB
+    });
 }
 
 #[test]
@@ -386,9 +388,12 @@ fn a_disk_image_holds_exactly_and_grows_in_use() {
 }
 
 /// Random operations; du never exceeds the limit, and the count is never below du.
-/// What the host may add for itself to the last operation that still had room: blocks of a
-/// file's map of extents, which count as the file's.
-const BOOKKEEPING_BYTES: u64 = 4 * 4096;
+const FILES: u8 = 12;
+
+/// What the host may add for itself once it writes a file back, whenever that is: blocks of the
+/// file's map of extents, which count as the file's. Two have room for more extents than a file of
+/// this test has blocks.
+const BOOKKEEPING_BYTES: u64 = FILES as u64 * 2 * 4096;
 
 #[test]
 fn the_count_never_falls_short_of_the_disk() {
@@ -403,7 +408,7 @@ fn the_count_never_falls_short_of_the_disk() {
     let root = Root::new(&["-o", "size=3M"]);
     let mut control = root.control();
     for round in 0..rounds {
-        let path = root.path(&format!("etc/{}", random.u8(0..12)));
+        let path = root.path(&format!("etc/{}", random.u8(0..FILES)));
         let len = random.usize(0..400_000);
         let done = match random.u8(0..7) {
             0 => fs::write(&path, vec![1; len]),
@@ -431,7 +436,7 @@ fn the_count_never_falls_short_of_the_disk() {
                     1 + len as u64,
                 )?)
             }),
-            _ => fs::rename(&path, root.path(&format!("etc/{}", random.u8(0..12)))),
+            _ => fs::rename(&path, root.path(&format!("etc/{}", random.u8(0..FILES)))),
         };
         let errno = done.err().and_then(|error| error.raw_os_error());
         assert!(

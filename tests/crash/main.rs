@@ -279,6 +279,9 @@ fn an_import_that_ignores_syncs_is_found_out() {
     let store = support::Store::at(&disk.path().join("store"));
     let first = scratch.directory("first");
     assert!(Import::start(support::Store::at(store.path()), "first:1", &first, seed).wait());
+    // Nor does the disk make anything durable of its own accord before it is cut.
+    let mut remount = Command::new("mount");
+    remount.args(["-o", "remount,commit=3600"]).arg(disk.path()).succeed();
     let source = scratch.directory("source");
     let mut import = Import::start_ignoring_syncs(
         support::Store::at(store.path()),

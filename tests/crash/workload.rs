@@ -7,13 +7,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use crate::operation::Operation;
+use crate::support::PATIENCE;
 use crate::tree::{BLOCK_BYTES, Content, Node, Tree};
-
-/// Longest wait for a worker to get on with its work before the test is called hung.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Files that a worker lets live; above it unlinks, below it creates.
 const FILES: usize = 48;

@@ -8,7 +8,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::stage::{Stage, errno, picture, refused};
-use crate::support::{MountOptions, Succeed, is_mountpoint};
+use crate::support::{MountOptions, PATIENCE, Succeed, is_mountpoint};
 
 /// The mount process of a root, watched by a descriptor, so that no other can be meant.
 struct Server {
@@ -32,7 +32,7 @@ impl Server {
 
     /// Waits until the process has ended.
     fn await_end(&self) {
-        let limit = Timespec { tv_sec: 60, tv_nsec: 0 };
+        let limit = Timespec::try_from(PATIENCE).unwrap();
         let mut fds = [PollFd::new(&self.watch, PollFlags::IN)];
         assert_eq!(poll(&mut fds, Some(&limit)).unwrap(), 1, "the mount process goes on");
     }
@@ -135,7 +135,7 @@ fn a_terminated_mount_process_in_use_ends_with_its_last_user() {
     // The mount leaves the tree; the open file goes on.
     let table = fs::File::open("/proc/self/mountinfo").unwrap();
     while is_mountpoint(root.path()) {
-        let limit = Timespec { tv_sec: 60, tv_nsec: 0 };
+        let limit = Timespec::try_from(PATIENCE).unwrap();
         let mut fds = [PollFd::new(&table, PollFlags::PRI)];
         assert_eq!(poll(&mut fds, Some(&limit)).unwrap(), 1, "the mount stays");
     }

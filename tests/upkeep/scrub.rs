@@ -45,7 +45,7 @@ fn what_is_damaged_is_set_aside_and_everyone_who_has_it_named() {
     assert!(!desk.store.path().join("scrub.json").exists());
     assert!(fs::read_dir(desk.store.path()).unwrap().count() <= before + 1);
 
-    let output = desk.store.mica(["store", "scrub"]).output().unwrap();
+    let output = desk.store.mica(["store", "scrub"]).capture();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
     let id = ObjectId::of(&content(1)).to_string();
@@ -139,19 +139,19 @@ fn content_that_a_container_still_has_in_a_private_file_comes_back() {
     let flags = std::process::Command::new("lsattr").arg(desk.object(2)).succeed();
     assert!(flags.split(' ').next().unwrap().contains('i'), "{flags}");
     assert!(!desk.object(3).exists());
-    desk.store.mica(["store", "check"]).output().unwrap();
+    desk.store.mica(["store", "check"]).capture();
 }
 
 #[test]
 fn a_scrub_that_was_interrupted_goes_on_where_it_was() {
     let desk = Desk::new("scrub-interrupted");
-    let mut slow = desk.store.mica(["store", "scrub", "--json", "--rate", "200K"]);
-    let mut slow = slow.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut slow = desk.store.mica(["store", "scrub", "--json", "--rate", "20K"]);
+    let mut slow = slow.stdout(Stdio::piped()).stderr(Stdio::piped()).start();
     let place = desk.store.path().join("quarantine");
     while !place.is_dir() || is_free(&place) {
-        assert!(slow.try_wait().unwrap().is_none(), "it ended though it reads 200 KiB a second");
+        assert!(slow.try_wait().unwrap().is_none(), "it ended though it reads 20 KiB a second");
     }
-    let output = desk.store.mica(["store", "scrub"]).output().unwrap();
+    let output = desk.store.mica(["store", "scrub"]).capture();
     assert_eq!(output.status.code(), Some(2));
     let refused = String::from_utf8(output.stderr).unwrap();
     assert!(refused.contains("being scrubbed already"), "{refused}");
