@@ -42,6 +42,11 @@ const BACKLOG: usize = 16;
 /// How long passwords may take to be changed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a terminal is silent when all is told of a command that ended, and how long one that
+/// never is may go on: what the command left in the background may write to it for ever.
+const SILENCE: Duration = Duration::from_millis(200);
+const REST: Duration = Duration::from_secs(2);
+
 /// `POST /v1/containers/CT/attach`
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -271,16 +276,17 @@ async fn bridge(upgraded: Upgraded, exec: ExecChild, interactive: bool) -> io::R
             }
         }
     }
-    // What a terminal still holds of a command that ended.
+    // What a terminal still holds of a command that ended. A busy host hands it over in its own
+    // time, so that only silence tells that this was all.
     if is_terminal {
         let rest = async {
-            while let Some(frame) = frames.recv().await {
+            while let Ok(Some(frame)) = tokio::time::timeout(SILENCE, frames.recv()).await {
                 if to.write_all(&frame.encode()).await.is_err() {
                     return;
                 }
             }
         };
-        let _rest = tokio::time::timeout(Duration::from_millis(50), rest).await;
+        let _rest = tokio::time::timeout(REST, rest).await;
     }
     drop(ended.readable().await);
     pumps.abort_all();
