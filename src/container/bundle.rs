@@ -174,12 +174,13 @@ impl Bundle {
         if alive(created.pid, created.start_ticks)? {
             return Ok(Observed::Running { created, watched });
         }
-        // The monitor may be about to say how it ended: it writes that before it goes.
+        // The monitor may be about to say how it ended: it writes that before it goes, durably,
+        // which a busy disk takes its time for.
         if watched
             && let Ok(monitor) = Process::open(created.monitor_pid, created.monitor_start_ticks)
         {
             let mut fds = [rustix::event::PollFd::new(&monitor, rustix::event::PollFlags::IN)];
-            let patience = rustix::time::Timespec { tv_sec: 10, tv_nsec: 0 };
+            let patience = rustix::time::Timespec { tv_sec: 60, tv_nsec: 0 };
             rustix::event::poll(&mut fds, Some(&patience))?;
         }
         Ok(self.read("exit.json")?.map_or(Observed::Lost, Observed::Exited))

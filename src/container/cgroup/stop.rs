@@ -10,11 +10,11 @@ use super::error::CgroupError;
 use super::layout::{Controller, Version};
 use super::{Cgroup, read, tree};
 
-/// How long processes may take to stand still.
-const FREEZE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long processes may take to stand still: one that writes to a slow disk first finishes that.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long processes may take to die: one that writes to a slow disk first finishes that.
-const DEATH_PATIENCE: Duration = Duration::from_secs(10);
+/// How long processes may take to die, likewise.
+const DEATH_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What freezes here: every group of a cgroup2 tree can, whatever its controllers.
 enum Freezer {

@@ -16,7 +16,7 @@ use crate::node::NodeError;
 use crate::node::registry::{Places, Recorded};
 
 /// How long the kernel may take to let go of the files of a root that was unmounted.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often it is asked.
 const EVERY: Duration = Duration::from_millis(10);
