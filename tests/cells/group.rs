@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use mica::container::cgroup::{Cgroup, GroupPath, Layout, Limits};
 
@@ -16,9 +15,8 @@ pub(crate) struct Parent {
 
 impl Parent {
     pub(crate) fn new(layout: Layout) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = format!("mica-test-{}-{number}", std::process::id());
+        // The host's cgroups are shared by runs that each count processes from one.
+        let path = format!("mica-test-{:016x}", fastrand::u64(..));
         Self { layout, path: path.parse().unwrap() }
     }
 

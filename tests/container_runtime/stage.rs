@@ -45,6 +45,8 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct Ground {
     pub(crate) store: Store,
     pub(crate) scratch: Scratch,
+    /// Nobody else's: the host's cgroups are shared by runs that each count processes from one.
+    number: u64,
 }
 
 impl Ground {
@@ -81,7 +83,7 @@ pub(crate) fn ground() -> Arc<Ground> {
         "debian",
         &debian("system", "systemd-sysv,dbus,iproute2,python3-minimal,procps,iputils-ping"),
     );
-    let ground = Arc::new(Ground { store, scratch });
+    let ground = Arc::new(Ground { store, scratch, number: fastrand::u64(..) });
     *shared = Arc::downgrade(&ground);
     ground
 }
@@ -158,7 +160,7 @@ impl Cell {
         let offset = u32::try_from(number).unwrap() * 65_536;
         let range = (!of_host).then(|| IdRange::new(0x4000_0000 + offset, 65_536).unwrap());
         let layout = Layout::detect().unwrap();
-        let path = format!("mica-test-{}/{name}", std::process::id()).parse().unwrap();
+        let path = format!("mica-test-{:016x}/{name}", ground.number).parse().unwrap();
         let cgroup = Cgroup::create(&layout, path).unwrap();
         if let Some(range) = range {
             cgroup.delegate(range.first(), range.first(), delegation(&config)).unwrap();
