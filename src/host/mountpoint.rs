@@ -246,10 +246,17 @@ mod tests {
         let mut child = std::process::Command::new("cat")
             .current_dir(&real)
             .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
             .spawn()
             .expect("cat runs");
+        // It has its own name once it does its work.
+        let mut stdin = child.stdin.take().expect("piped");
+        std::io::Write::write_all(&mut stdin, b"x").expect("it reads");
+        let mut byte = [0];
+        let mut stdout = child.stdout.take().expect("piped");
+        std::io::Read::read_exact(&mut stdout, &mut byte).expect("it writes");
         let found = users(&real);
-        drop(child.stdin.take());
+        drop(stdin);
         child.wait().expect("cat ends");
         assert!(found.iter().any(|user| *user == format!("cat ({})", child.id())), "{found:?}");
         assert!(users(&real).is_empty());

@@ -374,40 +374,45 @@ mod tests {
         })
     }
 
+    /// Opens what nobody has open any more. A program that another test is just starting may still
+    /// have the lock of whoever closed it: it has every descriptor until it executes.
+    fn open(path: &Path, stack: &Stack) -> Result<PrivateLayer, PrivateError> {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            match PrivateLayer::open(path, stack) {
+                Err(PrivateError::InUse(_)) if std::time::Instant::now() < deadline => {
+                    std::thread::yield_now();
+                }
+                opened => return opened,
+            }
+        }
+    }
+
     #[test]
     fn a_second_opener_is_refused_while_the_first_lives() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p");
-        let first = PrivateLayer::open(&path, &stack(&["a"])).unwrap();
+        let first = open(&path, &stack(&["a"])).unwrap();
         assert!(matches!(PrivateLayer::open(&path, &stack(&["a"])), Err(PrivateError::InUse(_))));
         drop(first);
-        PrivateLayer::open(&path, &stack(&["a"])).unwrap();
+        open(&path, &stack(&["a"])).unwrap();
     }
 
     #[test]
     fn only_its_own_stack_or_an_extension_opens_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p");
-        drop(PrivateLayer::open(&path, &stack(&["a"])).unwrap());
-        assert!(matches!(
-            PrivateLayer::open(&path, &stack(&["b"])),
-            Err(PrivateError::OtherStack(_))
-        ));
-        drop(PrivateLayer::open(&path, &stack(&["a", "b"])).unwrap());
-        assert!(matches!(
-            PrivateLayer::open(&path, &stack(&["a"])),
-            Err(PrivateError::OtherStack(_))
-        ));
+        drop(open(&path, &stack(&["a"])).unwrap());
+        assert!(matches!(open(&path, &stack(&["b"])), Err(PrivateError::OtherStack(_))));
+        drop(open(&path, &stack(&["a", "b"])).unwrap());
+        assert!(matches!(open(&path, &stack(&["a"])), Err(PrivateError::OtherStack(_))));
     }
 
     #[test]
     fn a_foreign_directory_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("letter"), b"dear").unwrap();
-        assert!(matches!(
-            PrivateLayer::open(dir.path(), &stack(&["a"])),
-            Err(PrivateError::Foreign(_))
-        ));
+        assert!(matches!(open(dir.path(), &stack(&["a"])), Err(PrivateError::Foreign(_))));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
@@ -418,10 +423,7 @@ mod tests {
         std::fs::create_dir_all(theirs.parent().unwrap()).unwrap();
         std::fs::create_dir(dir.path().join("upper")).unwrap();
         std::fs::write(&theirs, b"dear").unwrap();
-        assert!(matches!(
-            PrivateLayer::open(dir.path(), &stack(&["a"])),
-            Err(PrivateError::Foreign(_))
-        ));
+        assert!(matches!(open(dir.path(), &stack(&["a"])), Err(PrivateError::Foreign(_))));
         assert_eq!(std::fs::read(theirs).unwrap(), b"dear");
     }
 
@@ -432,7 +434,7 @@ mod tests {
             std::fs::create_dir(dir.path().join(part)).unwrap();
         }
         std::fs::write(dir.path().join(".mica.json.1-2-3.staged"), b"{").unwrap();
-        drop(PrivateLayer::open(dir.path(), &stack(&["a"])).unwrap());
+        drop(open(dir.path(), &stack(&["a"])).unwrap());
         let mut names: Vec<_> =
             std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
@@ -446,18 +448,18 @@ mod tests {
         let path = dir.path().join("p");
         std::fs::create_dir(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        drop(PrivateLayer::open(&path, &stack(&["a"])).unwrap());
+        drop(open(&path, &stack(&["a"])).unwrap());
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]
     fn leftovers_of_a_crash_are_removed() {
         let dir = tempfile::tempdir().unwrap();
-        drop(PrivateLayer::open(dir.path(), &stack(&["a"])).unwrap());
+        drop(open(dir.path(), &stack(&["a"])).unwrap());
         let left = dir.path().join("work/#7/deep");
         std::fs::create_dir_all(&left).unwrap();
         std::fs::write(left.join("f"), b"x").unwrap();
-        drop(PrivateLayer::open(dir.path(), &stack(&["a"])).unwrap());
+        drop(open(dir.path(), &stack(&["a"])).unwrap());
         let names: Vec<_> = std::fs::read_dir(dir.path().join("work"))
             .unwrap()
             .map(|e| e.unwrap().file_name())
