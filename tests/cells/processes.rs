@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use mica::container::cgroup::{
-    Cgroup, CgroupError, Controller, CpuQuota, Delegation, Holds, Layout, Limits, Version,
+    Cgroup, CgroupError, Controller, CpuQuota, Delegation, Disk, Holds, IoLimit, Layout, Limits,
+    Version,
 };
 
 use crate::group::Parent;
@@ -174,6 +175,86 @@ fn a_group_that_a_tenant_makes_frees_nobody_from_a_limit_and_keeps_nobody_alive(
     let listed = group.processes().unwrap();
     group.thaw().unwrap();
     assert!(listed.len() <= 12, "{listed:?}");
+}
+
+/// As the user of its first argument: makes groups beneath each of the others until no path leads to the last one, goes there, and
+/// stands still in the last of all.
+const NEST: &str = r#"
+import os, sys, time
+name = "x" * 250
+tenant = int(sys.argv[1])
+os.setgroups([])
+os.setresgid(tenant, tenant, tenant)
+os.setresuid(tenant, tenant, tenant)
+for top in sys.argv[2:]:
+    os.chdir(top)
+    for _ in range(20):
+        os.mkdir(name)
+        os.chdir(name)
+        for file in "cpuset.cpus", "cpuset.mems":
+            if os.path.exists(file):
+                with open(file, "w") as own, open("../" + file) as above:
+                    own.write(above.read())
+    with open("cgroup.procs", "w") as group:
+        group.write("0")
+print("there", flush=True)
+with open("freezer.state", "w") as state:
+    state.write("FROZEN")
+time.sleep(1000)
+"#;
+
+#[test]
+fn groups_deeper_than_any_path_are_counted_limited_killed_and_removed() {
+    let parent = Parent::here();
+    let group = parent.group("deep");
+    let (uid, gid) = (1_234_569, 1_234_569);
+    group.delegate(uid, gid, Delegation::Nesting).unwrap();
+    let given = parent.layout.hierarchies().iter();
+    let mut given: Vec<_> =
+        given.filter(|hierarchy| hierarchy.may_be_given(Delegation::Nesting)).collect();
+    given.sort_by_key(|hierarchy| hierarchy.controllers.contains(&Controller::Freezer));
+    let tops = given.iter().map(|hierarchy| hierarchy.mountpoint.display());
+    let tops: Vec<_> = tops.map(|top| format!("{top}{}", group.inside_path())).collect();
+    let script = format!("exec python3 -c '{NEST}' {uid} {}", tops.join(" "));
+    let mut child = group.run(&script);
+    // Goes before the child does: one that stands still is not killed by itself.
+    let group = group;
+    let here = format!("/proc/{}", child.0.id());
+    // No path leads there, but its own working directory does.
+    again_until("it stands still at the bottom of all trees", || {
+        let state = fs::read_to_string(format!("{here}/cwd/freezer.state"));
+        state.is_ok_and(|state| state.trim() == "FROZEN")
+    });
+    assert_eq!(group.processes().unwrap().into_iter().collect::<Vec<_>>(), [child.0.id()]);
+    assert!(group.usage().unwrap().oom_kills.is_some());
+    let processors = || {
+        let status = fs::read_to_string(format!("{here}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        line.unwrap().trim().to_owned()
+    };
+    let all = processors();
+    let one = Limits { cpu_set: Some("0".parse().unwrap()), ..Limits::default() };
+    let nowhere = IoLimit {
+        disk: Disk { major: 4095, minor: 9 },
+        bytes_per_s: Some(1 << 20),
+        requests_per_s: None,
+    };
+    group.apply(&Limits { io: Some(nowhere), ..one.clone() }).unwrap_err();
+    assert_eq!(processors(), all, "what was refused in part is taken back");
+    group.hold(&one);
+    assert_eq!(processors(), "0");
+    group.kill_all().unwrap();
+    again_until("it is dead", || !child.is_running());
+    group.remove_made().unwrap();
+    for top in &tops {
+        let path = Path::new(top);
+        let directories = fs::read_dir(path).unwrap();
+        let left =
+            directories.filter(|entry| entry.as_ref().unwrap().file_type().unwrap().is_dir());
+        assert_eq!(left.count(), 0, "{top}");
+    }
+    group.remove().unwrap();
+    assert!(!group.exists());
 }
 
 /// The cgroup2 tree of this host as if it were all there is.

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::stage::{Stage, processes};
+use crate::stage::{Stage, TEMPLATE, processes};
 use crate::support::{Succeed, again_until};
 
 /// The mount process of a container's root.
@@ -95,4 +95,48 @@ fn a_copy_of_the_mounts_elsewhere_keeps_no_container_from_stopping() {
     elsewhere.kill().expect("ours");
     elsewhere.wait().expect("ours");
     stage.assert_nothing_left("after a copy of the mounts");
+}
+
+/// A whole machine whose init makes groups, in every tree that is its own, that no path leads to.
+const NEST: &str = r#"
+import os, time
+trees = "/sys/fs/cgroup"
+for tree in [""] + os.listdir(trees):
+    top = os.path.join(trees, tree)
+    if not os.access(os.path.join(top, "cgroup.procs"), os.W_OK):
+        continue
+    os.chdir(top)
+    try:
+        for _ in range(20):
+            os.mkdir("x" * 250)
+            os.chdir("x" * 250)
+        with open("cgroup.procs", "w") as group:
+            group.write("0")
+        print("deep", tree, flush=True)
+    except PermissionError:
+        pass
+print("all", flush=True)
+time.sleep(1000)
+"#;
+
+#[test]
+fn groups_that_no_path_leads_to_keep_no_container_from_ending() {
+    let stage = Stage::new("supervisor-deep");
+    for runtime in ["embedded", "runc"] {
+        let runtime = format!("runtime={runtime}");
+        let words = ["create", "c1", TEMPLATE, "network=none", "--system", &runtime];
+        stage.mica(words.into_iter().chain(["--", "python3", "-c", NEST]));
+        stage.mica(["start", "c1"]);
+        let mut said = String::new();
+        again_until("it is at the bottom", || {
+            said = stage.mica(["logs", "c1"]);
+            said.lines().any(|line| line.ends_with("all"))
+        });
+        assert!(said.contains("deep pids") && said.contains("deep unified"), "{said}");
+        stage.remember();
+        stage.mica(["stop", "--kill", "c1"]);
+        stage.mica(["start", "c1"]);
+        stage.mica(["delete", "--force", "c1"]);
+        stage.assert_nothing_left("after groups that no path leads to");
+    }
 }

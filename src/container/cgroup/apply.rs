@@ -1,7 +1,8 @@
 //! Writing a plan, and taking it back when a step of it is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::disk::Disk;
@@ -9,7 +10,8 @@ use super::error::CgroupError;
 use super::layout::{Controller, Layout, Version};
 use super::limits::{CpuSet, Limits, Weight};
 use super::plan::{Holds, Plan, Scope, Shortfall, Speeds, Value, Write, current_disks, disk_lines};
-use super::{Cgroup, GroupPath, INSIDE, read, tree, usage};
+use super::walk::{self, Order};
+use super::{Cgroup, GroupPath, INSIDE, read, usage};
 
 /// Writes what `limits` mean here, whole or not at all.
 pub(super) fn apply(group: &Cgroup, limits: &Limits) -> Result<Vec<Shortfall>, CgroupError> {
@@ -64,26 +66,56 @@ enum Done {
 
 /// What stood in the files that were written.
 #[derive(Default)]
-struct Undo(Vec<(PathBuf, Before)>);
+struct Undo(Vec<Written>);
+
+enum Written {
+    /// One file.
+    File(PathBuf, Before),
+    /// The file of this name in groups from the one at `top` down, which were written in this order.
+    Files { top: PathBuf, name: &'static str, order: Order, before: HashMap<u64, Before> },
+}
 
 enum Before {
     Text(String),
     Disks(Version, BTreeMap<Disk, Speeds>),
 }
 
+impl Before {
+    /// What is written into a file that reads `now`, to have it as it was.
+    fn lines(&self, now: &str) -> Vec<String> {
+        match self {
+            Self::Text(text) => vec![text.clone()],
+            Self::Disks(version, disks) => disk_lines(*version, now, disks),
+        }
+    }
+}
+
 impl Undo {
-    /// Last written, first restored: memory and swap have an order to keep.
+    /// Last written, first restored: memory and swap have an order to keep, and so have groups.
     fn take_back(self) {
-        for (file, before) in self.0.into_iter().rev() {
-            let restored = match before {
-                Before::Text(text) => fs::write(&file, text),
-                Before::Disks(version, disks) => fs::read_to_string(&file).and_then(|now| {
-                    let lines = disk_lines(version, &now, &disks);
-                    lines.iter().try_for_each(|line| fs::write(&file, line))
-                }),
-            };
-            if let Err(error) = restored {
-                tracing::warn!(file = %file.display(), %error, "a limit is not restored");
+        for written in self.0.into_iter().rev() {
+            match written {
+                Written::File(file, before) => {
+                    let restored = fs::read_to_string(&file).and_then(|now| {
+                        before.lines(&now).iter().try_for_each(|line| fs::write(&file, line))
+                    });
+                    if let Err(error) = restored {
+                        tracing::warn!(file = %file.display(), %error, "a limit is not restored");
+                    }
+                }
+                Written::Files { top, name, order, before } => {
+                    let restored = walk::each(&top, order.reversed(), |group| {
+                        let Some(before) = before.get(&group.number()?) else { return Ok(()) };
+                        let Some(now) = group.read(name)? else { return Ok(()) };
+                        before
+                            .lines(&now)
+                            .iter()
+                            .try_for_each(|line| put_in(group, name, line, None))
+                    });
+                    if let Err(error) = restored {
+                        tracing::warn!(%error, "a limit is not restored");
+                    }
+                }
             }
         }
     }
@@ -97,34 +129,63 @@ fn carry_out(group: &Cgroup, write: &Write, done: &mut Undo) -> Result<Done, Cgr
     if let Value::Processors(set) = &write.value {
         return set_processors(&outer, write, set.as_ref(), done);
     }
-    let groups = match write.scope {
-        Scope::Outer => vec![outer],
-        Scope::Both => vec![outer.clone(), outer.join(INSIDE)],
-        Scope::All => tree::deepest_first(&outer)?,
-    };
+    if write.scope == Scope::All {
+        return everywhere(&outer, write, done);
+    }
+    let mut groups = vec![outer.clone()];
+    groups.extend((write.scope == Scope::Both).then(|| outer.join(INSIDE)));
     for directory in groups {
         let file = directory.join(write.file);
         // Gone with its group, which a tenant may do at any time.
-        let Some(before) = read(&file)? else { continue };
-        match &write.value {
-            Value::Text(text) => {
-                if before.trim() == text {
-                    continue;
-                }
-                done.0.push((file.clone(), Before::Text(before.trim().to_owned())));
-                put(&file, text, write.key)?;
-            }
-            Value::Disks(wanted) => {
-                let lines = disk_lines(write.version, &before, wanted);
-                let disks = current_disks(&before);
-                done.0.push((file.clone(), Before::Disks(write.version, disks)));
-                lines.iter().try_for_each(|line| put(&file, line, write.key))?;
-            }
-            // Handled above: several groups at once.
-            Value::Processors(_) => {}
-        }
+        let Some(now) = read(&file)? else { continue };
+        let Some((before, lines)) = change(write, &now) else { continue };
+        done.0.push(Written::File(file.clone(), before));
+        lines.iter().try_for_each(|line| put(&file, line, write.key))?;
     }
     Ok(Done::Written)
+}
+
+/// What stands in a file that reads `now`, and the lines that make it what it shall be; none if it
+/// is that already.
+fn change(write: &Write, now: &str) -> Option<(Before, Vec<String>)> {
+    match &write.value {
+        Value::Text(text) => {
+            let before = Before::Text(now.trim().to_owned());
+            (now.trim() != text).then(|| (before, vec![text.clone()]))
+        }
+        Value::Disks(wanted) => {
+            let before = Before::Disks(write.version, current_disks(now));
+            Some((before, disk_lines(write.version, now, wanted)))
+        }
+        // Not a matter of one group.
+        Value::Processors(_) => None,
+    }
+}
+
+/// Writes the file of every group from `top` down.
+fn everywhere(top: &Path, write: &Write, done: &mut Undo) -> Result<Done, CgroupError> {
+    in_order(top, write, Order::BottomUp, done, |now| Ok(change(write, now)))?;
+    Ok(Done::Written)
+}
+
+/// Has `change` say, of every group from `top` down, what becomes of its file.
+fn in_order(
+    top: &Path,
+    write: &Write,
+    order: Order,
+    done: &mut Undo,
+    change: impl Fn(&str) -> Result<Option<(Before, Vec<String>)>, CgroupError>,
+) -> Result<(), CgroupError> {
+    let mut all = HashMap::new();
+    let written = walk::each(top, order, |group| {
+        // Gone with its group.
+        let Some(now) = group.read(write.file)? else { return Ok(()) };
+        let Some((before, lines)) = change(&now)? else { return Ok(()) };
+        all.insert(group.number()?, before);
+        lines.iter().try_for_each(|line| put_in(group, write.file, line, write.key))
+    });
+    done.0.push(Written::Files { top: top.to_owned(), name: write.file, order, before: all });
+    written
 }
 
 /// A v1 group's processors must be among its parent's and include its children's, so every group
@@ -140,47 +201,56 @@ fn set_processors(
         let before = read(&file)?.unwrap_or_default().trim().to_owned();
         let text = set.map_or_else(|| "\n".to_owned(), CpuSet::to_string);
         if before != text.trim() {
-            done.0.push((file.clone(), Before::Text(format!("{before}\n"))));
+            done.0.push(Written::File(file.clone(), Before::Text(format!("{before}\n"))));
             put(&file, &text, write.key)?;
         }
         return Ok(Done::Written);
     }
-    let above = outer.parent().unwrap_or(outer).join(write.file);
-    // None: gone with its group, or of a new group of the tenant's, which holds nobody yet.
-    let processors = |file: &Path| -> Result<Option<CpuSet>, CgroupError> {
-        let text = read(file)?.unwrap_or_default();
+    // None: of a new group of the tenant's, which holds nobody yet.
+    let processors = |text: &str| -> Result<Option<CpuSet>, CgroupError> {
         if text.trim().is_empty() {
             return Ok(None);
         }
-        text.parse().map(Some).map_err(|_| CgroupError::garbled(file, &text))
+        text.parse().map(Some).map_err(|_| CgroupError::garbled(&file, text))
     };
     let wanted = match set {
         Some(set) => set.clone(),
-        None => processors(&above)?.ok_or_else(|| CgroupError::garbled(&above, ""))?,
+        None => {
+            let above = outer.parent().unwrap_or(outer).join(write.file);
+            let text = read(&above)?.unwrap_or_default();
+            processors(&text)?.ok_or_else(|| CgroupError::garbled(&above, &text))?
+        }
     };
-    let bottom_up = tree::deepest_first(outer)?;
-    for directory in bottom_up.iter().rev() {
-        let file = directory.join(write.file);
-        let Some(before) = processors(&file)? else { continue };
-        let wide = before.union(&wanted);
-        if wide != before {
-            done.0.push((file.clone(), Before::Text(before.to_string())));
-            put(&file, &wide.to_string(), write.key)?;
-        }
-    }
-    for directory in &bottom_up {
-        let file = directory.join(write.file);
-        let Some(before) = processors(&file)? else { continue };
-        if before != wanted {
-            done.0.push((file.clone(), Before::Text(before.to_string())));
-            put(&file, &wanted.to_string(), write.key)?;
-        }
-    }
+    let becomes = |now: &str, wide: bool| {
+        let Some(before) = processors(now)? else { return Ok(None) };
+        let next = if wide { before.union(&wanted) } else { wanted.clone() };
+        let text = Before::Text(before.to_string());
+        Ok((next != before).then(|| (text, vec![next.to_string()])))
+    };
+    in_order(outer, write, Order::TopDown, done, |now| becomes(now, true))?;
+    in_order(outer, write, Order::BottomUp, done, |now| becomes(now, false))?;
     Ok(Done::Written)
 }
 
 fn put(file: &Path, text: &str, key: Option<&'static str>) -> Result<(), CgroupError> {
-    fs::write(file, text).map_err(|error| match (key, error.raw_os_error()) {
+    fs::write(file, text).map_err(|error| refused(file, text, key, error))
+}
+
+fn put_in(
+    group: &walk::Group<'_>,
+    name: &str,
+    text: &str,
+    key: Option<&'static str>,
+) -> Result<(), CgroupError> {
+    match group.write(name, text) {
+        // Gone with its group, which a tenant may do at any time; a disk that is not there answers alike.
+        Err(error) if walk::is_gone(&error) && group.read(name)?.is_none() => Ok(()),
+        written => written.map_err(|error| refused(&group.told(name), text, key, error)),
+    }
+}
+
+fn refused(file: &Path, text: &str, key: Option<&'static str>, error: io::Error) -> CgroupError {
+    match (key, error.raw_os_error()) {
         (Some(key), Some(libc::EINVAL | libc::ERANGE)) => CgroupError::BadLimit {
             key,
             value: text.trim().to_owned(),
@@ -192,7 +262,7 @@ fn put(file: &Path, text: &str, key: Option<&'static str>) -> Result<(), CgroupE
             CgroupError::MemoryInUse { wanted_bytes, used_bytes: used.flatten().unwrap_or(0) }
         }
         _ => CgroupError::system("write", file)(error),
-    })
+    }
 }
 
 /// cgroup2 kills for a limit below what is in use; a person who lowers one did not ask for that.

@@ -21,11 +21,11 @@ mod plan;
 mod stop;
 mod tree;
 mod usage;
+mod walk;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -243,6 +243,18 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Removes the groups that the container made in its own part, but not that itself: what an OCI
+    /// runtime is to remove goes by a path, and no path may lead to what lies deep in it.
+    ///
+    /// # Errors
+    /// As [`remove`](Self::remove).
+    pub fn remove_made(&self) -> Result<(), CgroupError> {
+        for hierarchy in self.layout.hierarchies() {
+            tree::remove_beneath(&self.inside(hierarchy))?;
+        }
+        Ok(())
+    }
+
     /// Removes the groups above, up to the root, that hold nothing any more.
     ///
     /// # Errors
@@ -280,12 +292,7 @@ fn read(file: &Path) -> Result<Option<String>, CgroupError> {
     match fs::read_to_string(file) {
         Ok(text) => Ok(Some(text)),
         // A group removed between opening and reading answers ENODEV.
-        Err(error)
-            if error.kind() == io::ErrorKind::NotFound
-                || error.raw_os_error() == Some(libc::ENODEV) =>
-        {
-            Ok(None)
-        }
+        Err(error) if walk::is_gone(&error) => Ok(None),
         Err(error) => Err(CgroupError::system("read", file)(error)),
     }
 }

@@ -8,7 +8,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::error::CgroupError;
 use super::layout::{Controller, Version};
-use super::{Cgroup, read, tree};
+use super::walk::{self, Order};
+use super::{Cgroup, read};
 
 /// How long processes may take to stand still: one that writes to a slow disk first finishes that.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(30);
@@ -155,9 +156,9 @@ fn kill_listed(group: &Cgroup) -> Result<(), CgroupError> {
     write(state, "THAWED")?;
     // A tenant may have frozen groups of its own, and what stands still does not die.
     let top = state.parent().unwrap_or(Path::new("/"));
-    for directory in tree::deepest_first(top)? {
+    walk::each(top, Order::TopDown, |group| {
         // One that is gone meanwhile holds nobody.
-        let _gone = fs::write(directory.join("freezer.state"), "THAWED");
-    }
-    Ok(())
+        let _gone = group.write("freezer.state", "THAWED");
+        Ok(())
+    })
 }

@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::error::CgroupError;
 use super::layout::{Controller, Hierarchy, Version};
 use super::read;
+use super::walk::{self, Order};
 
 /// How long the kernel may take to let go of a group whose last process has just ended.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(2);
@@ -92,58 +93,24 @@ fn inherit_cpuset(above: &Path, directory: &Path) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// The groups directly beneath `directory`; none if it is gone.
-pub(super) fn children(directory: &Path) -> Result<Vec<std::path::PathBuf>, CgroupError> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(CgroupError::system("list", directory)(error)),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        match entry.and_then(|entry| Ok((entry.file_type()?, entry.path()))) {
-            Ok((kind, path)) if kind.is_dir() => found.push(path),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(CgroupError::system("list", directory)(error)),
-        }
-    }
-    Ok(found)
-}
-
-/// Every group from `directory` down, each after those beneath it.
-pub(super) fn deepest_first(directory: &Path) -> Result<Vec<std::path::PathBuf>, CgroupError> {
-    let mut groups = vec![directory.to_owned()];
-    let mut at = 0;
-    // A tenant may nest them as deep as the kernel lets it, so no recursion.
-    while let Some(group) = groups.get(at) {
-        let beneath = children(group)?;
-        groups.extend(beneath);
-        at += 1;
-    }
-    groups.reverse();
-    Ok(groups)
-}
-
 /// Adds the processes of all groups from `directory` down.
 pub(super) fn processes(directory: &Path, all: &mut BTreeSet<u32>) -> Result<(), CgroupError> {
-    for group in deepest_first(directory)? {
-        let file = group.join("cgroup.procs");
-        let text = match read(&file) {
+    walk::each(directory, Order::TopDown, |group| {
+        let text = match group.read("cgroup.procs") {
             Ok(text) => text.unwrap_or_default(),
             // A threaded group: its processes are listed where its threads' processes belong.
             Err(CgroupError::System { source, .. })
                 if source.raw_os_error() == Some(libc::EOPNOTSUPP) =>
             {
-                continue;
+                return Ok(());
             }
             Err(error) => return Err(error),
         };
         // 0 stands for a process of another pid namespace, which cannot be named from here.
         let pids = text.lines().filter_map(|line| line.parse::<u32>().ok());
         all.extend(pids.filter(|pid| *pid != 0));
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Makes the group at `directory` the property of a container's root.
@@ -160,10 +127,22 @@ pub(super) fn delegate(directory: &Path, uid: u32, gid: u32) -> Result<(), Cgrou
 
 /// Removes the group at `directory` and all beneath it.
 pub(super) fn remove(directory: &Path) -> Result<(), CgroupError> {
+    patiently(directory, remove_once)
+}
+
+/// Removes all beneath the group at `directory`.
+pub(super) fn remove_beneath(directory: &Path) -> Result<(), CgroupError> {
+    patiently(directory, walk::remove_beneath)
+}
+
+fn patiently(
+    directory: &Path,
+    remove: impl Fn(&Path) -> Result<(), CgroupError>,
+) -> Result<(), CgroupError> {
     let begun = Instant::now();
     let mut pause = Duration::from_micros(200);
     loop {
-        match remove_once(directory) {
+        match remove(directory) {
             // The last process was just reaped, or somebody makes groups while we remove them.
             Err(CgroupError::System { source, .. })
                 if source.raw_os_error() == Some(libc::EBUSY)
@@ -179,15 +158,13 @@ pub(super) fn remove(directory: &Path) -> Result<(), CgroupError> {
 }
 
 fn remove_once(directory: &Path) -> Result<(), CgroupError> {
-    for group in deepest_first(directory)? {
-        match fs::remove_dir(&group) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(CgroupError::system("remove the group", &group)(error));
-            }
-            _ => {}
+    walk::remove_beneath(directory)?;
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(CgroupError::system("remove the group", directory)(error))
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Whether a process is in the group or beneath.

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::error::CgroupError;
 use super::layout::{Controller, Version};
-use super::{Cgroup, read, tree};
+use super::walk::{self, Order};
+use super::{Cgroup, read};
 
 /// What a container's groups count; `None` where this host counts it not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -71,11 +72,12 @@ fn memory(directory: &Path, version: Version, usage: &mut Usage) -> Result<(), C
             usage.swap_bytes = stat("total_swap");
             // v1 counts for the killed one's own group only.
             let mut kills = None;
-            for group in tree::deepest_first(directory)? {
-                let control = pairs(&group.join("memory.oom_control"))?;
-                let more = control.get("oom_kill").copied();
+            walk::each(directory, Order::TopDown, |group| {
+                let control = group.read("memory.oom_control")?.unwrap_or_default();
+                let more = pairs_in(&control).get("oom_kill").copied();
                 kills = more.map(|more| kills.unwrap_or(0) + more).or(kills);
-            }
+                Ok(())
+            })?;
             usage.oom_kills = kills;
         }
         Version::V2 => {
@@ -139,12 +141,15 @@ fn number(file: &Path) -> Result<Option<u64>, CgroupError> {
 
 /// A file of lines `name number`; empty when it is not there.
 fn pairs(file: &Path) -> Result<BTreeMap<String, u64>, CgroupError> {
-    let text = read(file)?.unwrap_or_default();
+    Ok(pairs_in(&read(file)?.unwrap_or_default()))
+}
+
+fn pairs_in(text: &str) -> BTreeMap<String, u64> {
     let pair = |line: &str| {
         let (name, number) = line.split_once(' ')?;
         Some((name.to_owned(), number.trim().parse().ok()?))
     };
-    Ok(text.lines().filter_map(pair).collect())
+    text.lines().filter_map(pair).collect()
 }
 
 /// The sum of the numbers that follow `word`, one a line.

@@ -281,6 +281,7 @@ impl Driver {
         };
         let killed_for_memory = group.usage().ok().and_then(|usage| usage.oom_kills).unwrap_or(0);
         tried(group.kill_all().map_err(NodeError::from));
+        tried(group.remove_made().map_err(NodeError::from));
         let exit = self.end_processes(recorded, &places);
         let exit = exit.unwrap_or_else(|error| {
             tried(Err(error));
