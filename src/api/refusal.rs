@@ -88,6 +88,8 @@ pub fn kind_of(error: &NodeError) -> (&'static str, StatusCode) {
         E::Inspect(_) => ("no-template", StatusCode::NOT_FOUND),
         E::Network(_) => ("network", StatusCode::CONFLICT),
         E::Cgroup(_) => ("limit", StatusCode::CONFLICT),
+        E::Unreadable { .. } => ("damaged", StatusCode::CONFLICT),
+        E::ClaimsUnknown { .. } => ("no-room", StatusCode::INSUFFICIENT_STORAGE),
         E::Ending => ("ending", StatusCode::SERVICE_UNAVAILABLE),
         E::Launch(_)
         | E::Runtime(_)
@@ -95,6 +97,7 @@ pub fn kind_of(error: &NodeError) -> (&'static str, StatusCode) {
         | E::AlreadyRuns { .. }
         | E::Damaged { .. }
         | E::Newer { .. }
+        | E::Misplaced { .. }
         | E::System { .. } => ("failed", StatusCode::INTERNAL_SERVER_ERROR),
     }
 }

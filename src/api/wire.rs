@@ -45,6 +45,9 @@ pub struct ContainerAnswer {
     pub phase: Phase,
     /// Whether it lost its root.
     pub degraded: bool,
+    /// Whether its description cannot be read.
+    #[serde(default)]
+    pub damaged: bool,
     /// Whether it may do nearly everything that the host's root may.
     pub privileged: bool,
     /// What its health check says, if it has one.
@@ -87,6 +90,7 @@ impl ContainerAnswer {
             kind: config.kind,
             phase: view.phase,
             degraded: view.degraded,
+            damaged: view.damage.is_some(),
             privileged: config.privileged,
             health: view.health,
             command: config.command.clone(),

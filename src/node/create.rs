@@ -178,6 +178,7 @@ fn users(config: &ContainerConfig, others: &[Recorded]) -> Result<Option<IdRange
             }
         }
         UserNamespace::Auto => {
+            NodeError::unless_known(others())?;
             let taken: Vec<IdRange> = others().filter_map(|other| other.state.users).collect();
             IdRange::allocate(&taken).map(Some).ok_or(NodeError::NoUsersLeft)
         }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::claims::Claims;
 use super::create::{self, Wanted};
-use super::driver::Driver;
+use super::driver::{Driver, Seen};
 use super::error::NodeError;
 use super::event::{EventKind, Events};
 use super::life::Lock;
@@ -20,6 +20,7 @@ use super::machine::{Handle, Machine};
 use super::phase::Phase;
 use super::queue::{Ended, Request};
 use super::registry::{Recorded, Registry};
+use super::salvage::{self, Damaged};
 use super::sharing::Sharing;
 use super::target::{self, Known};
 use crate::container::config::{ContainerId, ContainerName, RestartPolicy};
@@ -115,11 +116,17 @@ impl Node {
     }
 
     /// Makes what runs and what is written one, after the daemon was away.
-    async fn reconcile(self: &Arc<Self>, found: Vec<Recorded>) {
+    async fn reconcile(self: &Arc<Self>, found: Vec<Result<Recorded, Damaged>>) {
         let mut starting = Vec::new();
+        let mut damaged = Vec::new();
+        let found: Vec<Recorded> =
+            found.into_iter().filter_map(|one| one.map_err(|one| damaged.push(one)).ok()).collect();
+        self.name_apart(&found, &mut damaged);
         let adopting = found.into_iter().map(|mut recorded| {
             let driver = Arc::clone(&self.driver);
+            let node = Arc::clone(self);
             tokio::task::spawn_blocking(move || {
+                node.keep_claim(&recorded);
                 if let Err(error) = driver.mount_disk(&recorded) {
                     let error = crate::host::sentence(&error);
                     tracing::warn!(container = %recorded.config.name, error, "its disk is not there");
@@ -155,17 +162,30 @@ impl Node {
             // A panic was told already.
             all.extend(adopted.await.ok());
         }
-        let running: Vec<_> = all
+        let mut running: Vec<_> = all
             .iter()
             .filter(|(_, seen, _)| seen.is_some())
             .map(|(recorded, _, _)| (recorded.clone(), self.driver.places(recorded)))
             .collect();
         let driver = Arc::clone(&self.driver);
-        if let Err(error) = blocking(move || driver.network().adopt(&running)).await {
+        let maybe: Vec<Recorded> = damaged.iter().map(|one| (*one.recorded).clone()).collect();
+        let adopt = move || {
+            // Its processes go on, with the addresses that it has, until somebody mends or deletes it.
+            let lingering = maybe
+                .into_iter()
+                .filter(|one| !one.state.addresses.is_empty() && driver.lingers(one));
+            running.extend(lingering.map(|one| (one.clone(), driver.places(&one))));
+            driver.network().adopt(&running)
+        };
+        if let Err(error) = blocking(adopt).await {
             tracing::error!(error = %crate::host::sentence(&error), "the network is not as it should be");
         }
+        for Damaged { recorded, reason } in damaged {
+            tracing::error!(container = %recorded.config.name, reason, "it is damaged, and left alone");
+            self.enter(*recorded, Err(reason));
+        }
         for (recorded, seen, begin) in all {
-            let handle = self.enter(recorded, seen);
+            let handle = self.enter(recorded, Ok(seen));
             if begin {
                 starting.push(handle);
             }
@@ -173,7 +193,17 @@ impl Node {
         tokio::spawn(start_in_order(starting));
     }
 
-    fn enter(&self, recorded: Recorded, seen: Option<super::driver::Seen>) -> Handle {
+    /// Gives those damaged ones other names whose own another container has meanwhile.
+    fn name_apart(&self, whole: &[Recorded], damaged: &mut [Damaged]) {
+        for one in damaged {
+            let config = &mut one.recorded.config;
+            if whole.iter().any(|other| other.config.name == config.name) {
+                config.name = salvage::stand_in(&config.id);
+            }
+        }
+    }
+
+    fn enter(&self, recorded: Recorded, seen: Result<Option<Seen>, String>) -> Handle {
         let id = recorded.config.id.clone();
         let handle = Machine::begin(
             recorded,
@@ -259,6 +289,14 @@ impl Node {
         ids.iter().map(|id| self.handle(id, id.as_str())).collect()
     }
 
+    /// Writes what a container has that no other can have; the next daemon does where this fails.
+    fn keep_claim(&self, recorded: &Recorded) {
+        if let Err(error) = self.registry.keep_claim(recorded) {
+            let name = &recorded.config.name;
+            tracing::warn!(container = %name, %error, "what only it can have is not kept twice");
+        }
+    }
+
     fn handle(&self, id: &ContainerId, word: &str) -> Result<Handle, NodeError> {
         self.containers
             .read()
@@ -284,7 +322,7 @@ impl Node {
         let made = blocking(make).await?;
         let config = &made.recorded().config;
         self.events.tell(config, EventKind::Created, config.template.clone());
-        Ok(self.enter(made.recorded().clone(), None))
+        Ok(self.enter(made.recorded().clone(), Ok(None)))
     }
 
     /// Makes a container of another one; one that runs stands still while it is copied.
@@ -302,7 +340,7 @@ impl Node {
         };
         let made = from.change(copy).await?;
         self.events.tell(&made.recorded().config, EventKind::Created, "a copy");
-        Ok(self.enter(made.recorded().clone(), None))
+        Ok(self.enter(made.recorded().clone(), Ok(None)))
     }
 
     /// Asks a container for something, and waits until it is done.
@@ -341,6 +379,7 @@ impl Node {
                     driver.follow(changed, recorded, phase)?;
                     return Err(error);
                 }
+                node.keep_claim(changed);
                 driver.allow_sharing(changed)?;
                 let mut done: Vec<SetDone> = Vec::new();
                 for (name, _) in &settings {
@@ -394,6 +433,7 @@ impl Node {
                     reserve::rename(driver.store(), &private, recorded.config.name.as_str())?;
                     return Err(error);
                 }
+                node.keep_claim(changed);
                 Ok((Some(changed.clone()), claim))
             })
             .await?;

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::phase::Phase;
 use super::queue::Denial;
+use super::registry::Recorded;
 use crate::container::cgroup::{CgroupError, OverCommitted};
-use crate::container::config::{ContainerName, KeyError, NameError, Problem};
+use crate::container::config::{ContainerId, ContainerName, KeyError, NameError, Problem};
 use crate::container::network::NetworkError;
 use crate::container::passwd::UserError;
 use crate::container::runtime::RuntimeError;
@@ -199,7 +200,9 @@ pub enum NodeError {
         pid: String,
     },
     /// A description is not what Mica wrote.
-    #[error("{path} is damaged: {source}; put it back from a backup, or remove its directory")]
+    #[error(
+        "{path} is damaged: {source}; put it back from a backup and start the daemon anew, or delete the container (mica delete --force)"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -215,6 +218,35 @@ pub enum NodeError {
         path: PathBuf,
         /// Its version.
         found: u32,
+    },
+    /// A description lies in the directory of another container.
+    #[error(
+        "{path} describes the container {found}, whose directory this is not; put its own back from a backup and \
+         start the daemon anew, or delete the container (mica delete --force)"
+    )]
+    Misplaced {
+        /// The file.
+        path: PathBuf,
+        /// Which container it describes.
+        found: ContainerId,
+    },
+    /// The container is there, and what it is meant to be cannot be read.
+    #[error("{name} cannot be used: {reason}")]
+    Unreadable {
+        /// The container.
+        name: ContainerName,
+        /// Why.
+        reason: String,
+    },
+    /// Users and addresses of a damaged container are not known, so any might be its.
+    #[error(
+        "which users and addresses the damaged container {name} has cannot be told, so none are handed out by \
+         themselves; mend it (mica info {name} says what is wrong), delete it (mica delete --force {name}), or name \
+         them: userns=FIRST:COUNT, ip=ADDRESS"
+    )]
+    ClaimsUnknown {
+        /// The damaged one.
+        name: ContainerName,
     },
     /// The system refused.
     #[error("cannot {what} {path}: {source}")]
@@ -238,6 +270,16 @@ impl NodeError {
             error.command_status()
         } else {
             None
+        }
+    }
+
+    /// Refuses to hand out what a damaged one of `others` may have.
+    pub(super) fn unless_known<'a>(
+        others: impl IntoIterator<Item = &'a Recorded>,
+    ) -> Result<(), Self> {
+        match others.into_iter().find(|other| other.state.claims_unknown) {
+            Some(other) => Err(Self::ClaimsUnknown { name: other.config.name.clone() }),
+            None => Ok(()),
         }
     }
 

@@ -37,6 +37,8 @@ pub struct View {
     pub health: Option<Health>,
     /// Whether it lost its root and is being taken down.
     pub degraded: bool,
+    /// Why its description cannot be read, if it cannot.
+    pub damage: Option<Arc<str>>,
     /// Whether the container is gone.
     pub deleted: bool,
 }
@@ -181,6 +183,8 @@ pub struct Machine {
     init: Option<u32>,
     health: Option<Health>,
     degraded: bool,
+    /// Why its description cannot be read: then it is deleted, or left alone.
+    damage: Option<Arc<str>>,
     /// Starts in a row by the restart policy.
     tries: u32,
     hurry: Arc<Hurry>,
@@ -192,16 +196,20 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Begins the task of a container; `found` is what still runs of it.
+    /// Begins the task of a container; `found` is what still runs of it, or why it cannot be used.
     #[must_use]
     pub fn begin(
         recorded: Recorded,
-        found: Option<Seen>,
+        found: Result<Option<Seen>, String>,
         driver: Arc<Driver>,
         registry: Arc<Registry>,
         events: Events,
     ) -> Handle {
         let (sender, commands) = mpsc::unbounded_channel();
+        let (found, damage) = match found {
+            Ok(found) => (found, None),
+            Err(damage) => (None, Some(damage)),
+        };
         let phase = match &found {
             Some(seen) if seen.frozen => Phase::Paused,
             Some(_) => Phase::Running,
@@ -214,6 +222,7 @@ impl Machine {
             init: None,
             health: None,
             degraded: false,
+            damage: None,
             deleted: false,
         };
         let (view, seen) = watch::channel(Arc::new(view));
@@ -230,6 +239,7 @@ impl Machine {
             init: None,
             health: None,
             degraded: false,
+            damage: damage.map(Arc::from),
             tries: 0,
             hurry: Arc::new(Hurry::default()),
             shutting_down: false,
@@ -270,6 +280,7 @@ impl Machine {
             init: self.init,
             health: self.health,
             degraded: self.degraded,
+            damage: self.damage.clone(),
             deleted: self.queue.is_deleted(),
         }));
     }
@@ -281,6 +292,10 @@ impl Machine {
                 let wanted = self.recorded.state.wanted;
                 self.admit(Request::Stop { kill: false }, reply);
                 self.shutting_down = wanted;
+            }
+            Command::Change(_, reply) if self.damage.is_some() => {
+                // Who asked may be gone; there is nobody else to tell.
+                let _told = reply.send(Err(self.unreadable()));
             }
             Command::Change(change, reply) => match self.queue.submit(Request::Change) {
                 Ok(ticket) => {
@@ -325,6 +340,11 @@ impl Machine {
     }
 
     fn admit(&mut self, request: Request, reply: Reply<Ended>) {
+        if self.damage.is_some() && request != (Request::Delete { force: true }) {
+            // Who asked may be gone; there is nobody else to tell.
+            let _told = reply.send(Err(self.unreadable()));
+            return;
+        }
         match self.queue.submit(request) {
             Ok(ticket) => {
                 match request {
@@ -357,6 +377,13 @@ impl Machine {
         NodeError::Denied { name: self.recorded.config.name.clone(), denial }
     }
 
+    fn unreadable(&self) -> NodeError {
+        NodeError::Unreadable {
+            name: self.recorded.config.name.clone(),
+            reason: self.damage.as_deref().unwrap_or_default().to_owned(),
+        }
+    }
+
     /// Begins the next step if none is under way, and answers what has ended.
     fn advance(&mut self) {
         if let Some(step) = self.queue.next_step() {
@@ -382,6 +409,10 @@ impl Machine {
 
     /// What is written before a step is begun, so that a crash finds what was under way.
     fn persist(&mut self) {
+        if self.damage.is_some() {
+            // Somebody may mend what is there.
+            return;
+        }
         self.recorded.state.phase = self.queue.phase();
         if let Err(error) =
             self.registry.write_state(&self.recorded.config.id, &self.recorded.state)

@@ -1,4 +1,4 @@
-//! The containers of a store, in files: `STORE/containers/<id>/{config,state}.json`.
+//! The containers of a store, in files: `STORE/containers/<id>/{config,state,claim}.json`.
 //!
 //! A container exists from the rename that gives its directory its name, and is gone with the
 //! rename that takes it away; what a crash leaves of either is staged or doomed, and swept.
@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::NodeError;
+use super::salvage::{Claim, Damaged, salvage};
 use super::state::ContainerState;
 use crate::container::config::{ContainerConfig, ContainerId};
 use crate::host::remove_tree;
@@ -33,6 +34,7 @@ const LIMIT_BYTES: u64 = 1 << 20;
 
 const CONFIG: &str = "config.json";
 const STATE: &str = "state.json";
+const CLAIM: &str = "claim.json";
 
 /// The directories of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,16 +166,14 @@ impl Registry {
         Places { directory: self.path.join(id.as_str()) }
     }
 
-    /// Every container.
+    /// Every container; one that cannot be read is there with what can be told of it, and keeps
+    /// none of the others.
     ///
     /// # Errors
-    /// [`NodeError::Damaged`] rather than a list without the damaged one.
-    pub fn list(&self) -> Result<Vec<Recorded>, NodeError> {
-        let mut found = Vec::new();
-        for id in self.ids()? {
-            found.push(self.read(&id)?);
-        }
-        Ok(found)
+    /// [`NodeError::System`].
+    pub fn list(&self) -> Result<Vec<Result<Recorded, Damaged>>, NodeError> {
+        let read = |id: &ContainerId| self.read(id).map_err(|error| salvage(self, id, &error));
+        Ok(self.ids()?.iter().map(read).collect())
     }
 
     /// The identities of all containers.
@@ -197,19 +197,52 @@ impl Registry {
     /// # Errors
     /// [`NodeError::Damaged`], [`NodeError::System`].
     pub fn read(&self, id: &ContainerId) -> Result<Recorded, NodeError> {
-        let directory = self.path.join(id.as_str());
-        let config: ContainerConfig = read(&directory.join(CONFIG))?;
-        if config.version > crate::container::config::VERSION {
-            return Err(NodeError::Newer { path: directory.join(CONFIG), found: config.version });
-        }
+        let config = self.config(id)?;
         // Written after the configuration was in place, so a crash may have come between.
-        let state = match read(&directory.join(STATE)) {
+        let state = match self.state(id) {
             Err(NodeError::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 ContainerState::default()
             }
             state => state?,
         };
         Ok(Recorded { config, state })
+    }
+
+    /// What a container is meant to be.
+    pub(super) fn config(&self, id: &ContainerId) -> Result<ContainerConfig, NodeError> {
+        let path = self.places(id).directory().join(CONFIG);
+        let config: ContainerConfig = read(&path)?;
+        if config.version > crate::container::config::VERSION {
+            return Err(NodeError::Newer { path, found: config.version });
+        }
+        if config.id != *id {
+            return Err(NodeError::Misplaced { path, found: config.id });
+        }
+        Ok(config)
+    }
+
+    /// What a container is doing.
+    pub(super) fn state(&self, id: &ContainerId) -> Result<ContainerState, NodeError> {
+        read(&self.places(id).directory().join(STATE))
+    }
+
+    /// What a container has that no other can have, as [`Registry::keep_claim`] wrote it; none if
+    /// that cannot be read either.
+    pub(super) fn claim(&self, id: &ContainerId) -> Option<Claim> {
+        read(&self.places(id).directory().join(CLAIM)).ok()
+    }
+
+    /// Writes what a container has that no other can have, for when the rest cannot be read; nothing
+    /// if it is written already.
+    ///
+    /// # Errors
+    /// [`NodeError::System`].
+    pub fn keep_claim(&self, recorded: &Recorded) -> Result<(), NodeError> {
+        let (id, claim) = (&recorded.config.id, Claim::of(recorded));
+        if self.claim(id).as_ref() == Some(&claim) {
+            return Ok(());
+        }
+        write(self.places(id).directory(), CLAIM, &claim)
     }
 
     /// Makes a container of its description; durable on return. `fill` puts more into its
@@ -233,6 +266,7 @@ impl Registry {
             }
             write(&staged, CONFIG, &recorded.config)?;
             write(&staged, STATE, &recorded.state)?;
+            write(&staged, CLAIM, &Claim::of(recorded))?;
             fill(&staged)?;
             self.rename(&staged, places.directory())
         };
@@ -353,6 +387,7 @@ fn write(directory: &Path, name: &str, value: &impl Serialize) -> Result<(), Nod
 mod tests {
     use super::*;
     use crate::container::config::Kind;
+    use crate::container::idmap::IdRange;
 
     fn recorded(name: &str) -> Recorded {
         let id = ContainerId::random().expect("random bytes");
@@ -369,7 +404,8 @@ mod tests {
         let registry = Registry::open(store.path()).expect("made");
         let one = recorded("web1");
         registry.create(&one, |_| Ok(())).expect("made");
-        assert_eq!(registry.list().expect("listed"), std::slice::from_ref(&one));
+        let listed = registry.list().expect("listed").pop().expect("one");
+        assert_eq!(listed.expect("whole"), one);
         let failed = registry.create(&recorded("web2"), |_| {
             Err(NodeError::NoContainer { wanted: "x".to_owned(), hint: String::new() })
         });
@@ -389,14 +425,48 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_or_newer_is_told_and_never_left_out() {
+    fn what_is_damaged_or_newer_is_told_and_keeps_what_only_it_can_have() {
         let store = tempfile::tempdir().expect("a scratch directory");
         let registry = Registry::open(store.path()).expect("made");
         let mut one = recorded("web1");
-        one.config.version = 99;
+        one.state.users = IdRange::new(0x7000_0000, 65_536);
+        one.state.addresses = vec!["10.88.0.9".parse().expect("an address")];
         let places = registry.create(&one, |_| Ok(())).expect("made");
-        assert!(matches!(registry.list(), Err(NodeError::Newer { found: 99, .. })));
-        fs::write(places.directory().join(CONFIG), b"{\"version\":").expect("written");
-        assert!(matches!(registry.list(), Err(NodeError::Damaged { .. })));
+        registry.create(&recorded("web2"), |_| Ok(())).expect("made");
+        let damaged = || {
+            let mut listed = registry.list().expect("listed");
+            assert_eq!(listed.len(), 2);
+            let at = listed.iter().position(Result::is_err).expect("one is damaged");
+            listed.swap_remove(at).expect_err("damaged")
+        };
+        one.config.version = 99;
+        registry.write_config(&one.config).expect("written");
+        assert!(damaged().reason.contains("version 99"), "{}", damaged().reason);
+        let break_file = |name| {
+            fs::write(places.directory().join(name), b"{\"version\":").expect("written");
+        };
+        for name in [CONFIG, STATE] {
+            break_file(name);
+            let found = damaged().recorded;
+            assert_eq!(found.config.name, one.config.name);
+            assert_eq!(found.config.id, one.config.id);
+            assert_eq!(found.state.users, one.state.users);
+            assert_eq!(found.state.addresses, one.state.addresses);
+            assert!(!found.state.claims_unknown);
+        }
+        break_file(CLAIM);
+        let found = damaged().recorded;
+        assert!(found.state.claims_unknown);
+        assert!(found.config.name.as_str().starts_with("damaged-"));
+    }
+
+    #[test]
+    fn the_directory_of_another_container_is_none() {
+        let store = tempfile::tempdir().expect("a scratch directory");
+        let registry = Registry::open(store.path()).expect("made");
+        let (one, two) = (recorded("web1"), recorded("web2"));
+        let places = registry.create(&one, |_| Ok(())).expect("made");
+        fs::rename(places.directory(), registry.places(&two.config.id).directory()).expect("moved");
+        assert!(matches!(registry.read(&two.config.id), Err(NodeError::Misplaced { .. })));
     }
 }

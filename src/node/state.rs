@@ -54,6 +54,9 @@ pub struct ContainerState {
     /// Addresses that were allocated to it.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
+    /// Whether it may have others, because its files are damaged.
+    #[serde(skip)]
+    pub claims_unknown: bool,
 }
 
 impl Default for ContainerState {
@@ -69,6 +72,7 @@ impl Default for ContainerState {
             failure: None,
             users: None,
             addresses: Vec::new(),
+            claims_unknown: false,
         }
     }
 }

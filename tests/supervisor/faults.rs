@@ -1,6 +1,9 @@
 //! One container's fault is no other's.
 
+use std::fs;
 use std::process::Command;
+
+use serde_json::Value;
 
 use crate::stage::{Stage, TEMPLATE, processes};
 use crate::support::{Succeed, again_until};
@@ -139,4 +142,83 @@ fn groups_that_no_path_leads_to_keep_no_container_from_ending() {
         stage.mica(["delete", "--force", "c1"]);
         stage.assert_nothing_left("after groups that no path leads to");
     }
+}
+
+#[test]
+fn a_damaged_container_keeps_nobody_from_running_and_nobody_gets_what_it_has() {
+    let stage = Stage::with_network("supervisor-damaged");
+    for name in ["one", "two", "three"] {
+        stage.mica(["create", name, TEMPLATE, "--", "sleep", "1000"]);
+    }
+    stage.mica(["start", "one", "two", "three"]);
+    let two = stage.info("two");
+    let before = ["one", "three"].map(|name| stage.info(name)["pid"].clone());
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let address = text(&two["addresses"][0]);
+    let directory = stage.store.path().join("containers").join(text(&two["id"]));
+    let users = |id: &str| {
+        let state = stage.store.path().join("containers").join(id).join("state.json");
+        let state: Value = serde_json::from_slice(&fs::read(state).expect("there")).expect("JSON");
+        state["users"].clone()
+    };
+    let mut taken = vec![users(&text(&two["id"]))];
+    let config = fs::read(directory.join("config.json")).expect("there");
+    let damage =
+        |name: &str| fs::write(directory.join(name), b"{\"version\": 1, ").expect("written");
+    let pings = || stage.ask(["exec", "one", "--", "ping", "-c", "1", "-W", "5", &address]);
+    let again = || {
+        stage.mica(["node", "stop"]);
+        stage.start_daemon(&[]);
+    };
+
+    damage("config.json");
+    again();
+    assert_eq!(["one", "three"].map(|name| stage.info(name)["pid"].clone()), before);
+    let seen = stage.info("two");
+    assert_eq!((&seen["phase"], &seen["damaged"]), (&"failed".into(), &true.into()), "{seen}");
+    assert!(text(&seen["failure"]).contains("config.json is damaged"), "{seen}");
+    assert!(stage.mica(["ps"]).contains("failed, damaged"));
+    for words in [
+        &["start", "two"][..],
+        &["set", "two", "limits.pids=50"],
+        &["copy", "two", "four"],
+        &["delete", "two"],
+    ] {
+        let said = stage.refused(words.iter().copied());
+        assert!(said.contains("two cannot be used") && said.contains("delete --force"), "{said}");
+    }
+    assert!(pings().status.success(), "its processes run on, where they were");
+    stage.mica(["restart", "--kill", "three"]);
+    stage.mica(["create", "four", TEMPLATE, "--", "sleep", "1000"]);
+    stage.mica(["start", "four"]);
+    let four = stage.info("four");
+    taken.push(users(&text(&four["id"])));
+    assert_ne!(taken[0], taken[1]);
+    assert_ne!(text(&four["addresses"][0]), address);
+
+    // Mended, it is what it was.
+    fs::write(directory.join("config.json"), &config).expect("written");
+    again();
+    let mended = stage.info("two");
+    assert_eq!((&mended["phase"], &mended["pid"]), (&"running".into(), &two["pid"]));
+
+    // Nothing that says what it has is left: nothing is handed out.
+    for name in ["config.json", "state.json", "claim.json"] {
+        damage(name);
+    }
+    again();
+    assert_eq!(stage.phase("one"), "running");
+    let name = format!("damaged-{}", &text(&two["id"])[..12]);
+    let said = stage.refused(["create", "five", TEMPLATE, "--", "sleep", "1000"]);
+    assert!(said.contains(&format!("mica delete --force {name}")), "{said}");
+    stage.mica(["stop", "--kill", "four"]);
+    stage.mica(["start", "four"]);
+    let named = ["create", "six", TEMPLATE, "userns=1900000000:65536", "network=none"];
+    stage.mica(named.into_iter().chain(["--", "sleep", "1000"]));
+    stage.remember();
+    stage.mica(["delete", "--force", &name]);
+    stage.mica(["create", "five", TEMPLATE, "--", "sleep", "1000"]);
+    stage.mica(["start", "five"]);
+    stage.mica(["delete", "--all", "--force"]);
+    stage.assert_nothing_left("after a damaged container");
 }

@@ -16,9 +16,9 @@ use crate::node::state::now_ms;
 pub(in crate::cli) fn run(wanted: &Ps, store: &Path, output: Output) -> Result<ExitCode> {
     let client = Client::connect(store)?;
     let mut all: Vec<ContainerAnswer> = client.get(&of("/v1/containers", &wanted.containers))?;
-    // Who names them wants to see them.
+    // Who names them wants to see them; one that is damaged wants to be seen.
     if !wanted.all && wanted.containers.is_empty() {
-        all.retain(|one| one.phase.is_up());
+        all.retain(|one| one.phase.is_up() || one.damaged);
     }
     if wanted.json.json {
         output.json(&all)?;
@@ -56,6 +56,7 @@ pub(super) fn status(one: &ContainerAnswer) -> String {
     let health = one.health.filter(|_| one.phase.is_up()).map(|health| health.text());
     for (said, yes) in [
         (health.unwrap_or_default(), health.is_some()),
+        ("damaged", one.damaged),
         ("degraded", one.degraded),
         ("privileged", one.privileged),
     ] {

@@ -198,6 +198,12 @@ impl Driver {
         Ok(life)
     }
 
+    /// Whether processes of a container are there, whatever its files say.
+    pub fn lingers(&self, recorded: &Recorded) -> bool {
+        let processes = self.group(recorded).and_then(|group| Ok(group.processes()?));
+        processes.is_ok_and(|processes| !processes.is_empty())
+    }
+
     /// A container that was running when the last daemon ended, if it still is: nothing is
     /// started, nothing is ended.
     ///

@@ -72,9 +72,9 @@ impl Connections {
         if config.network.mode != NetworkMode::Bridge {
             return Ok(Vec::new());
         }
-        let others = others.iter().filter(|other| other.config.id != config.id);
+        let others = || others.iter().filter(|other| other.config.id != config.id);
         let taken: BTreeSet<IpAddr> =
-            others.flat_map(|other| other.state.addresses.iter().copied()).collect();
+            others().flat_map(|other| other.state.addresses.iter().copied()).collect();
         let network = self.network()?;
         let ranges = network.config();
         let mut addresses = Vec::new();
@@ -83,11 +83,13 @@ impl Connections {
             addresses.push(address.ip);
         }
         if !addresses.iter().any(IpAddr::is_ipv4) {
+            NodeError::unless_known(others())?;
             addresses.push(allocate_v4(&ranges.v4, &taken)?.into());
         }
         if let Some(v6) = &ranges.v6
             && !addresses.iter().any(IpAddr::is_ipv6)
         {
+            NodeError::unless_known(others())?;
             addresses.push(allocate_v6(v6, &taken)?.into());
         }
         Ok(addresses)
