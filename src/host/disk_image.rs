@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -79,13 +80,78 @@ pub fn detach(directory: &Path) -> Result<(), HostError> {
         .map_err(|errno| failed()(errno.into()))
 }
 
-/// Bytes that the image has room for, its own metadata included.
+/// The file system in an image, as its superblock says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes that it takes of the file, its own metadata included.
+    pub bytes: u64,
+    /// Whether nobody was cut short in resizing it, and no error was found.
+    pub sound: bool,
+    /// Bytes at the end of a disk that may be too few to begin another group of blocks.
+    spare_bytes: u64,
+    group_bytes: u64,
+}
+
+impl Extent {
+    /// Whether it takes all of a disk of so many bytes, as far as it can.
+    #[must_use]
+    pub fn fills(&self, bytes: u64) -> bool {
+        let left = bytes.saturating_sub(self.bytes);
+        let begun = bytes.checked_rem(self.group_bytes).unwrap_or(0);
+        left == 0 || left == begun && left < self.spare_bytes || left < BLOCK_BYTES
+    }
+}
+
+/// Largest block of an ext4: less than that is no room.
+const BLOCK_BYTES: u64 = 4096;
+
+/// Looks at the file system in the image `file`, which may be mounted on `directory`.
 ///
 /// # Errors
-/// A file that is not there.
-pub fn size(file: &Path) -> Result<u64, HostError> {
-    let metadata = fs::metadata(file).map_err(HostError::system("look at the disk image", file))?;
-    Ok(metadata.len())
+/// A file that is not there, or holds no ext4.
+pub fn extent(file: &Path, directory: &Path) -> Result<Extent, HostError> {
+    let failed = || HostError::system::<io::Error>("look at the disk image", file);
+    // While it is mounted the kernel writes the superblock back when it likes.
+    let mounted = device(directory).map_err(failed())?;
+    let source = mounted.as_deref().map_or(file, Path::new);
+    let read = || {
+        let mut superblock = [0; SUPERBLOCK_BYTES];
+        File::open(source)?.read_exact_at(&mut superblock, SUPERBLOCK_AT)?;
+        parse(&superblock).ok_or_else(|| io::Error::other("it holds no ext4"))
+    };
+    read().map_err(failed())
+}
+
+const SUPERBLOCK_AT: u64 = 1024;
+const SUPERBLOCK_BYTES: usize = 1024;
+
+/// Kernel documentation, "ext4 Data Structures and Algorithms", 4.1: the superblock.
+fn parse(superblock: &[u8; SUPERBLOCK_BYTES]) -> Option<Extent> {
+    const MAGIC: u64 = 0xEF53;
+    /// `s_state`: an error was found, which resize2fs says too as long as it is not done.
+    const ERROR: u64 = 2;
+    /// `s_feature_incompat`: block numbers have 64 bits.
+    const LARGE: u64 = 0x80;
+    let number = |at: usize, bytes: usize| {
+        let field = superblock.get(at..at.checked_add(bytes)?)?;
+        Some(field.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    if number(0x38, 2)? != MAGIC {
+        return None;
+    }
+    let block_bytes = 1024_u64.checked_shl(u32::try_from(number(0x18, 4)?).ok()?)?;
+    let high = if number(0x60, 4)? & LARGE == 0 { 0 } else { number(0x150, 4)? };
+    let blocks = high << 32 | number(0x4, 4)?;
+    // resize2fs(8) begins no group that has no room for its own metadata and fifty blocks more.
+    let inodes = number(0x28, 4)?.checked_mul(number(0x58, 2)?)?.checked_div(block_bytes)?;
+    let descriptors = number(0xCE, 2)?.checked_add(blocks.checked_div(number(0x20, 4)?)?)?;
+    let spare = inodes.checked_add(descriptors)?.checked_add(64)?;
+    Some(Extent {
+        bytes: blocks.checked_mul(block_bytes)?,
+        sound: number(0x3A, 2)? & ERROR == 0,
+        spare_bytes: spare.checked_mul(block_bytes)?,
+        group_bytes: number(0x20, 4)?.checked_mul(block_bytes)?,
+    })
 }
 
 /// Gives the image more room, mounted on `directory` and in use.
@@ -94,8 +160,8 @@ pub fn size(file: &Path) -> Result<u64, HostError> {
 /// Less room than it has: take a new container and copy. What losetup and resize2fs say.
 pub fn grow(file: &Path, directory: &Path, bytes: u64) -> Result<(), HostError> {
     let failed = || HostError::system::<io::Error>("resize the disk image", file);
-    let now = size(file)?;
-    no_smaller(now, bytes).map_err(failed())?;
+    no_smaller(extent(file, directory)?.bytes, bytes).map_err(failed())?;
+    let now = fs::metadata(file).map_err(failed())?.len();
     let Some(device) = device(directory).map_err(failed())? else {
         return Err(failed()(io::Error::other("it is not mounted")));
     };
@@ -103,7 +169,8 @@ pub fn grow(file: &Path, directory: &Path, bytes: u64) -> Result<(), HostError> 
         File::options().write(true).open(file)?.set_len(bytes)?;
         run(Command::new("losetup").arg("--set-capacity").arg(&device))
     };
-    let grown = resize_disk(bytes).and_then(|()| run(Command::new("resize2fs").arg(&device)));
+    let grown = resize_disk(bytes.max(now))
+        .and_then(|()| run(Command::new("resize2fs").arg(&device).arg(in_sectors(bytes))));
     grown.map_err(|error| {
         // The file system does not know of the room yet: without CAP_SYS_RESOURCE it refuses.
         if let Err(error) = resize_disk(now) {
@@ -113,13 +180,15 @@ pub fn grow(file: &Path, directory: &Path, bytes: u64) -> Result<(), HostError> 
     })
 }
 
-/// Gives the image more room, unmounted: any host does.
+/// Gives the image more room, unmounted: any host does. What was cut short in doing so is finished.
+///
+/// The caller has seen that its file system takes no more than `bytes`.
 ///
 /// # Errors
-/// As [`grow`]; nothing of what is in it is touched.
+/// As [`grow`], and what e2fsck cannot put right by itself; nothing of what is in it is touched.
 pub fn grow_at_rest(file: &Path, bytes: u64) -> Result<(), HostError> {
     let failed = || HostError::system::<io::Error>("resize the disk image", file);
-    no_smaller(size(file)?, bytes).map_err(failed())?;
+    let image = File::options().read(true).write(true).open(file).map_err(failed())?;
     let resize = || -> io::Result<()> {
         // It replays the journal, without which nobody resizes; 1: something was put right.
         let checked = Command::new("e2fsck").args(["-f", "-p"]).arg(file).output()?;
@@ -127,9 +196,12 @@ pub fn grow_at_rest(file: &Path, bytes: u64) -> Result<(), HostError> {
             let said = String::from_utf8_lossy(&checked.stdout).trim().to_owned();
             return Err(io::Error::other(format!("e2fsck: {said}")));
         }
-        File::options().write(true).open(file)?.set_len(bytes)?;
-        run(Command::new("resize2fs").arg(file))?;
-        File::open(file)?.sync_all()
+        let length = image.metadata()?.len();
+        image.set_len(bytes.max(length))?;
+        run(Command::new("resize2fs").arg(file).arg(in_sectors(bytes)))?;
+        // What somebody who was cut short had made it longer.
+        image.set_len(bytes)?;
+        image.sync_all()
     };
     resize().map_err(failed())
 }
@@ -138,9 +210,14 @@ pub fn grow_at_rest(file: &Path, bytes: u64) -> Result<(), HostError> {
 ///
 /// # Errors
 /// [`HostError::System`] when `bytes` are fewer than it has.
-pub fn check_room(file: &Path, bytes: u64) -> Result<(), HostError> {
+pub fn check_room(file: &Path, directory: &Path, bytes: u64) -> Result<(), HostError> {
     let failed = HostError::system::<io::Error>("resize the disk image", file);
-    no_smaller(size(file)?, bytes).map_err(failed)
+    no_smaller(extent(file, directory)?.bytes, bytes).map_err(failed)
+}
+
+/// A size as resize2fs takes it exactly.
+fn in_sectors(bytes: u64) -> String {
+    format!("{}s", bytes / 512)
 }
 
 fn no_smaller(now: u64, bytes: u64) -> io::Result<()> {

@@ -60,3 +60,52 @@ fn a_disk_image_holds_exactly_grows_and_goes_with_its_container() {
         !loops.contains(&*store)
     });
 }
+
+#[test]
+fn a_growth_that_was_cut_short_is_finished_by_the_next_set_or_start() {
+    const MIB: u64 = 1 << 20;
+    let stage = Stage::new("supervisor-image-cut");
+    stage.create("c1", &["--disk-image", "limits.disk=32MiB"], &["sleep", "1000"]);
+    let id = stage.info("c1")["id"].as_str().expect("an identity").to_owned();
+    let directory = stage.store.path().join("containers").join(id);
+    let (image, disk) = (directory.join("disk.img"), directory.join("disk"));
+    let room = || {
+        let disk = rustix::fs::statfs(&disk).expect("it is mounted");
+        disk.f_blocks * u64::try_from(disk.f_bsize).expect("a size") / MIB
+    };
+    let length = || std::fs::metadata(&image).expect("it is there").len() / MIB;
+    let lengthen = |bytes| {
+        let file = std::fs::File::options().write(true).open(&image).expect("it is there");
+        file.set_len(bytes).expect("sparse");
+    };
+    // Longer, and no file system knows of it.
+    lengthen(64 * MIB);
+    let shrunk = stage.refused(["set", "c1", "limits.disk=20MiB"]);
+    assert!(shrunk.contains("cannot shrink"), "{shrunk}");
+    stage.mica(["set", "c1", "limits.disk=64MiB"]);
+    assert!((48..=64).contains(&room()), "{} MiB", room());
+    // Taken back, and set smaller than what it was to be.
+    lengthen(128 * MIB);
+    stage.mica(["set", "c1", "limits.disk=96MiB"]);
+    assert_eq!(length(), 96);
+    assert!((72..=96).contains(&room()), "{} MiB", room());
+    stage.mica(["start", "c1"]);
+    stage.mica(["exec", "c1", "--", "sh", "-c", "echo kept > /root/file; sync"]);
+    stage.mica(["stop", "--kill", "c1"]);
+    // As resize2fs leaves it half way: shorter than its disk, and said not to be sound.
+    stage.mica(["node", "stop"]);
+    Command::new("umount").arg(&disk).succeed();
+    Command::new("e2fsck").args(["-f", "-p"]).arg(&image).capture();
+    Command::new("resize2fs").arg(&image).arg("64M").succeed();
+    Command::new("debugfs").args(["-w", "-R", "set_super_value state 2"]).arg(&image).succeed();
+    stage.start_daemon(&[]);
+    assert!(room() < 64, "{} MiB", room());
+    stage.mica(["start", "c1"]);
+    assert!((72..=96).contains(&room()), "{} MiB", room());
+    assert_eq!(stage.mica(["exec", "c1", "--", "cat", "/root/file"]), "kept\n");
+    let state = Command::new("dumpe2fs").arg("-h").arg(&image).succeed();
+    assert!(!state.contains("with errors"), "{state}");
+    stage.remember();
+    stage.mica(["delete", "--force", "c1"]);
+    stage.assert_nothing_left("after a growth that was cut short");
+}

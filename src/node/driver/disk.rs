@@ -130,14 +130,14 @@ impl Driver {
     /// [`NodeError::DiskImage`].
     pub fn refuse_smaller_disk(&self, config: &ContainerConfig) -> Result<(), NodeError> {
         let Some(bytes) = config.limits.disk_bytes else { return Ok(()) };
-        let image = self.registry.places(&config.id).image();
-        disk_image::check_room(&image, bytes).map_err(|source| NodeError::DiskImage {
-            name: config.name.clone(),
-            source: Box::new(source),
+        let places = self.registry.places(&config.id);
+        disk_image::check_room(&places.image(), &places.disk(), bytes).map_err(|source| {
+            NodeError::DiskImage { name: config.name.clone(), source: Box::new(source) }
         })
     }
 
-    /// Gives the image of a container that has one the size of its limit.
+    /// Gives the image of a container that has one the size of its limit; at rest, what was cut short
+    /// in that, or found broken in use, is put right.
     ///
     /// # Errors
     /// [`NodeError::DiskImage`]: it would have to be smaller, or it is in use and this host lets
@@ -153,11 +153,13 @@ impl Driver {
             name: config.name.clone(),
             source: Box::new(source),
         };
-        // Larger: a change that was cut short or taken back, and no reason to refuse a start or to
-        // end what runs.
-        if disk_image::size(&image)? >= bytes {
+        let extent = disk_image::extent(&image, &disk)?;
+        // Larger: a change that was taken back, and no reason to refuse a start or to end what runs.
+        let grown = extent.bytes >= bytes || extent.fills(bytes);
+        if grown && (in_use || extent.sound) {
             return Ok(());
         }
+        let bytes = bytes.max(extent.bytes);
         if in_use {
             return disk_image::grow(&image, &disk, bytes).map_err(refused);
         }

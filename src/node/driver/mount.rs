@@ -22,6 +22,7 @@ const COURTESY: Duration = Duration::from_secs(5);
 impl Driver {
     /// Mounts the root of a container; answers a descriptor that tells when its process ends.
     pub(super) fn mount(&self, recorded: &Recorded) -> Result<OwnedFd, NodeError> {
+        self.grow_disk(recorded, false)?;
         self.mount_disk(recorded)?;
         let disk_bytes = self.left_to_the_mount(recorded, Tree::AtRest)?;
         let spec = MountSpec {
