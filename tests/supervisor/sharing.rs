@@ -77,3 +77,32 @@ fn running_containers_come_to_share_what_they_changed_alike_by_themselves() {
     let refused = stage.refused(["node", "sharing", "--every", "soon"]);
     assert!(refused.contains("soon"), "{refused}");
 }
+
+#[test]
+fn with_whom_a_container_shares_is_one_setting_whichever_command_makes_it() {
+    let stage = Stage::new("supervisor-policy");
+    stage.create("c1", &[], &["sleep", "1000"]);
+    stage.mica(["start", "c1"]);
+    let of_root = || {
+        let roots = fs::read_dir(stage.store.path().join("roots")).expect("listed");
+        let records = roots.map(|entry| entry.expect("listed").path());
+        let mut records = records.filter(|path| path.extension().is_some_and(|end| end == "json"));
+        let record = fs::read(records.next().expect("one")).expect("read");
+        let record: Value = serde_json::from_slice(&record).expect("JSON");
+        record["reshare"].clone()
+    };
+    let of_container = || stage.info("c1")["settings"]["reshare"].clone();
+    stage.mica(["store", "reshare", "c1", "--policy", "off"]);
+    assert_eq!((of_root(), of_container()), ("off".into(), "off".into()));
+    stage.mica(["restart", "--kill", "c1"]);
+    assert_eq!((of_root(), of_container()), ("off".into(), "off".into()));
+    stage.mica(["set", "c1", "reshare=templates"]);
+    assert_eq!((of_root(), of_container()), ("templates".into(), "templates".into()));
+    stage.mica(["node", "stop"]);
+    let said = stage.refused(["store", "reshare", "c1", "--policy", "all"]);
+    assert!(said.contains("mica set c1 reshare=all"), "{said}");
+    stage.start_daemon(&[]);
+    assert_eq!((of_root(), of_container()), ("templates".into(), "templates".into()));
+    stage.mica(["store", "reshare", "--all", "--policy", "all"]);
+    assert_eq!((of_root(), of_container()), ("all".into(), Value::Null));
+}

@@ -1,17 +1,23 @@
 //! `mica store reshare`
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 
+use crate::api::{Client, at};
 use crate::cli::FOUND;
 use crate::cli::arguments::{Reshare, SharedWith};
 use crate::cli::output::{Output, complain, count, size};
+use crate::container::config::ContainerConfig;
 use crate::host::reshare::{Pace, Report, Wanted, reshare};
 use crate::host::roots::ResharePolicy;
 use crate::host::{Access, RootRecord, Roots, Store, interrupt_flag};
 use crate::layer::import::Excludes;
+use crate::node::daemon::SetDone;
+use crate::node::registry::Registry;
 
 pub(super) fn run(wanted: &Reshare, store: &Path, output: Output) -> Result<ExitCode> {
     let store = Store::open(store, Access::Write)?;
@@ -22,7 +28,7 @@ pub(super) fn run(wanted: &Reshare, store: &Path, output: Output) -> Result<Exit
         wanted.roots.iter().map(|root| roots.find(root)).collect::<Result<_, _>>()?
     };
     if let Some(policy) = wanted.policy {
-        return set_policy(&roots, &records, policy, output);
+        return set_policy(&store, &roots, &records, policy, output);
     }
     let pace = Pace::limited(wanted.rate.unwrap_or(0)).until(interrupt_flag()?);
     if wanted.rate.is_some() {
@@ -51,22 +57,49 @@ pub(super) fn run(wanted: &Reshare, store: &Path, output: Output) -> Result<Exit
 }
 
 fn set_policy(
+    store: &Store,
     roots: &Roots,
     records: &[RootRecord],
     policy: SharedWith,
     output: Output,
 ) -> Result<ExitCode> {
-    let (policy, word) = match policy {
-        SharedWith::Off => (ResharePolicy::Off, "nothing"),
-        SharedWith::Templates => (ResharePolicy::Templates, "templates"),
-        SharedWith::All => (ResharePolicy::All, "templates and other containers"),
+    let (policy, setting, word) = match policy {
+        SharedWith::Off => (ResharePolicy::Off, "off", "nothing"),
+        SharedWith::Templates => (ResharePolicy::Templates, "templates", "templates"),
+        SharedWith::All => (ResharePolicy::All, "all", "templates and other containers"),
     };
-    let locked = roots.lock()?;
+    let containers = containers(store)?;
     for record in records {
-        locked.set_reshare(record, policy)?;
+        let owner = record.private.as_ref().and_then(|private| containers.get(private));
+        match owner {
+            // Its setting is what its next start goes by.
+            Some(config) => set_of_container(store, config, setting)?,
+            None => roots.lock()?.set_reshare(record, policy)?,
+        }
         output.remark(format!("{} may share with {word} from now on", record.name))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Every container of the store, by where its changes are.
+fn containers(store: &Store) -> Result<BTreeMap<PathBuf, ContainerConfig>> {
+    let registry = Registry::open(store.path())?;
+    let all = registry.list()?.into_iter();
+    let all = all.map(|one| one.unwrap_or_else(|damaged| *damaged.recorded).config);
+    Ok(all.map(|config| (registry.places(&config.id).private(&config), config)).collect())
+}
+
+fn set_of_container(store: &Store, config: &ContainerConfig, setting: &str) -> Result<()> {
+    let name = &config.name;
+    let client = Client::connect(store.path()).with_context(|| {
+        format!(
+            "{name} is a container, and shares as its setting says: start the daemon, then \
+             mica set {name} reshare={setting}"
+        )
+    })?;
+    let settings = json!({ "settings": [("reshare", setting)] });
+    let _done: Vec<SetDone> = client.patch(&at(config.id.as_str(), ""), &settings)?;
+    Ok(())
 }
 
 fn print(report: &Report, output: Output) -> Result<()> {
