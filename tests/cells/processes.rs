@@ -177,6 +177,50 @@ fn a_group_that_a_tenant_makes_frees_nobody_from_a_limit_and_keeps_nobody_alive(
     assert!(listed.len() <= 12, "{listed:?}");
 }
 
+#[test]
+fn a_quota_that_a_tenant_set_never_keeps_the_hosts_from_going_below_it() {
+    let parent = Parent::here();
+    let group = parent.group("quota");
+    let hierarchy = parent.layout.with(Controller::Cpu).expect("this host has it");
+    assert_eq!(hierarchy.version, Version::V1, "files are of v1");
+    let outer = hierarchy.mountpoint.join(group.path().as_str());
+    let own = outer.join("inside/own");
+    let quota = |directory: &Path| {
+        let text = fs::read_to_string(directory.join("cpu.cfs_quota_us")).unwrap();
+        text.trim().parse::<i64>().unwrap()
+    };
+    let limits = |thousandths| Limits {
+        cpu_quota: Some(CpuQuota::from_thousandths(thousandths).unwrap()),
+        ..Limits::default()
+    };
+    group.hold(&limits(1000));
+    for (directory, us) in [(&own, 50_000), (&own.join("half"), 20_000)] {
+        fs::create_dir(directory).unwrap();
+        fs::write(directory.join("cpu.cfs_quota_us"), us.to_string()).unwrap();
+    }
+    let nowhere = IoLimit {
+        disk: Disk { major: 4095, minor: 9 },
+        bytes_per_s: Some(1 << 20),
+        requests_per_s: None,
+    };
+    group.apply(&Limits { io: Some(nowhere), ..limits(200) }).unwrap_err();
+    assert_eq!((quota(&outer), quota(&own)), (100_000, 50_000), "all is taken back");
+    group.hold(&limits(200));
+    // What is no more than the container has stays.
+    assert_eq!((quota(&outer), quota(&own), quota(&own.join("half"))), (20_000, -1, 20_000));
+    // Nor does one who sets it all the time.
+    let file = own.join("cpu.cfs_quota_us");
+    let script = format!("while :; do echo 50000 > {}; done", file.display());
+    let mut child = group.run(&script);
+    for _ in 0..20 {
+        group.hold(&limits(1000));
+        again_until("it has set its own", || quota(&own) == 50_000);
+        group.hold(&limits(100));
+        assert_eq!(quota(&outer), 10_000);
+    }
+    assert!(child.is_running() && !group.is_frozen().unwrap());
+}
+
 /// As the user of its first argument: makes groups beneath each of the others until no path leads to the last one, goes there, and
 /// stands still in the last of all.
 const NEST: &str = r#"

@@ -13,6 +13,10 @@ use super::plan::{Holds, Plan, Scope, Shortfall, Speeds, Value, Write, current_d
 use super::walk::{self, Order};
 use super::{Cgroup, GroupPath, INSIDE, read, usage};
 
+/// How much of each period a group of v1 may use of the processors, and how long that is.
+const QUOTA: &str = "cpu.cfs_quota_us";
+const PERIOD: &str = "cpu.cfs_period_us";
+
 /// Writes what `limits` mean here, whole or not at all.
 pub(super) fn apply(group: &Cgroup, limits: &Limits) -> Result<Vec<Shortfall>, CgroupError> {
     if let Some(set) = &limits.cpu_set {
@@ -129,6 +133,9 @@ fn carry_out(group: &Cgroup, write: &Write, done: &mut Undo) -> Result<Done, Cgr
     if let Value::Processors(set) = &write.value {
         return set_processors(&outer, write, set.as_ref(), done);
     }
+    if write.version == Version::V1 && write.file == QUOTA {
+        return lower_quota(group, &outer, write, done);
+    }
     if write.scope == Scope::All {
         return everywhere(&outer, write, done);
     }
@@ -143,6 +150,69 @@ fn carry_out(group: &Cgroup, write: &Write, done: &mut Undo) -> Result<Done, Cgr
         lines.iter().try_for_each(|line| put(&file, line, write.key))?;
     }
     Ok(Done::Written)
+}
+
+/// No group of v1 may have a greater quota than the one above it, so one that a tenant set keeps ours
+/// from going below: those that are greater are taken off first, and have what the container has.
+fn lower_quota(
+    group: &Cgroup,
+    outer: &Path,
+    write: &Write,
+    done: &mut Undo,
+) -> Result<Done, CgroupError> {
+    let attempt = |done: &mut Undo| {
+        let file = outer.join(QUOTA);
+        let Some(now) = read(&file)? else { return Ok(()) };
+        let Some((before, lines)) = change(write, &now) else { return Ok(()) };
+        if let Some(quota) = lines.first().and_then(|line| line.parse::<i64>().ok())
+            && quota >= 0
+        {
+            let period = quota_of(read(&outer.join(PERIOD))?);
+            take_off_greater(outer, (quota, period), write, done)?;
+        }
+        done.0.push(Written::File(file.clone(), before));
+        lines.iter().try_for_each(|line| put(&file, line, write.key))
+    };
+    let first = attempt(done);
+    if !matches!(first, Err(CgroupError::BadLimit { .. })) || group.is_frozen()? {
+        return first.map(|()| Done::Written);
+    }
+    // Somebody inside sets it again and again: nobody does who stands still.
+    group.freeze()?;
+    let second = attempt(done);
+    group.thaw()?;
+    second.map(|()| Done::Written)
+}
+
+/// A quota or period, in microseconds; none is less than all.
+fn quota_of(text: Option<String>) -> i64 {
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(-1)
+}
+
+/// Takes quotas off all groups beneath `outer` that have a greater part of a processor than `most`.
+fn take_off_greater(
+    outer: &Path,
+    (quota, period): (i64, i64),
+    write: &Write,
+    done: &mut Undo,
+) -> Result<(), CgroupError> {
+    let top = walk::number_of(outer)?;
+    let mut before = HashMap::new();
+    let taken_off = walk::each(outer, Order::TopDown, |group| {
+        let now = quota_of(group.read(QUOTA)?);
+        let own_period = quota_of(group.read(PERIOD)?);
+        let greater =
+            i128::from(now) * i128::from(period) > i128::from(quota) * i128::from(own_period);
+        let number = group.number()?;
+        if now < 0 || !greater || Some(number) == top {
+            return Ok(());
+        }
+        before.insert(number, Before::Text(now.to_string()));
+        put_in(group, QUOTA, "-1", write.key)
+    });
+    let (top, name, order) = (outer.to_owned(), QUOTA, Order::TopDown);
+    done.0.push(Written::Files { top, name, order, before });
+    taken_off
 }
 
 /// What stands in a file that reads `now`, and the lines that make it what it shall be; none if it

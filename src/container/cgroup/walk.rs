@@ -85,6 +85,15 @@ impl Group<'_> {
     }
 }
 
+/// The [`Group::number`] of the group at `path`; none if it is gone.
+pub(super) fn number_of(path: &Path) -> Result<Option<u64>, CgroupError> {
+    match rustix::fs::stat(path) {
+        Ok(found) => Ok(Some(found.st_ino)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(CgroupError::system("look at", path)(errno.into())),
+    }
+}
+
 /// Whether a file is not there, or its group was removed between opening and reading.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
