@@ -319,6 +319,18 @@ fn a_cgroup2_tree_does_what_its_controllers_can_and_says_what_they_cannot() {
     let scratch = Scratch::new("cells");
     let parent = Parent::new(unified_alone(&scratch));
     let group = parent.group("two");
+    // How many groups there can be, and how deep, is not the tenant's to say.
+    let unified = parent.layout.unified().unwrap().mountpoint.clone();
+    let inside = unified.join(group.inside_path().trim_start_matches('/'));
+    let deep = (0..70).try_fold(inside.clone(), |above, _| {
+        let group = above.join("x");
+        fs::create_dir(&group).map(|()| group)
+    });
+    assert_eq!(deep.unwrap_err().raw_os_error(), Some(libc::EAGAIN));
+    let made =
+        (0..5000).take_while(|number| fs::create_dir(inside.join(number.to_string())).is_ok());
+    let made = made.count();
+    assert!((3000..4096).contains(&made), "{made} groups");
     let mut child = group.run("while :; do :; done");
     assert!(group.processes().unwrap().contains(&child.0.id()));
     again_until("its time is counted", || group.usage().unwrap().cpu_ns.unwrap() > 0);

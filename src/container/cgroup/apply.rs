@@ -11,7 +11,7 @@ use super::layout::{Controller, Layout, Version};
 use super::limits::{CpuSet, Limits, Weight};
 use super::plan::{Holds, Plan, Scope, Shortfall, Speeds, Value, Write, current_disks, disk_lines};
 use super::walk::{self, Order};
-use super::{Cgroup, GroupPath, INSIDE, read, usage};
+use super::{Cgroup, GroupPath, INSIDE, read, tree, usage};
 
 /// How much of each period a group of v1 may use of the processors, and how long that is.
 const QUOTA: &str = "cpu.cfs_quota_us";
@@ -21,6 +21,10 @@ const PERIOD: &str = "cpu.cfs_period_us";
 pub(super) fn apply(group: &Cgroup, limits: &Limits) -> Result<Vec<Shortfall>, CgroupError> {
     if let Some(set) = &limits.cpu_set {
         check_processors(&group.layout, set)?;
+    }
+    // Of groups that an older version made, too.
+    for hierarchy in group.layout.hierarchies() {
+        tree::bound(hierarchy, &group.outer(hierarchy))?;
     }
     if let Some(wanted_bytes) = limits.memory_bytes {
         check_memory(group, wanted_bytes)?;

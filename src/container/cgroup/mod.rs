@@ -105,6 +105,7 @@ impl Cgroup {
         let group = Self::open(layout, path);
         for hierarchy in layout.hierarchies() {
             tree::make(hierarchy, &group.inside_path())?;
+            tree::bound(hierarchy, &group.outer(hierarchy))?;
         }
         Ok(group)
     }

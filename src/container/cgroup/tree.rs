@@ -21,6 +21,13 @@ const REMOVAL_PATIENCE: Duration = Duration::from_secs(2);
 /// more, all of it pressure files that are of no use without the controllers.
 const DELEGATED: [&str; 4] = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "tasks"];
 
+/// Most groups that a container makes in a cgroup2 tree: nobody is charged for the some 9 KiB that the
+/// kernel keeps of each. systemd with hundreds of services has hundreds.
+const MOST_BENEATH: u64 = 4096;
+
+/// How deep they lie at most.
+const DEEPEST: u64 = 64;
+
 /// Makes the group at `path` in `hierarchy`, and those above it, each with its controllers.
 pub(super) fn make(hierarchy: &Hierarchy, path: &str) -> Result<(), CgroupError> {
     let _alone = lock(hierarchy)?;
@@ -39,6 +46,22 @@ pub(super) fn make(hierarchy: &Hierarchy, path: &str) -> Result<(), CgroupError>
         }
         if hierarchy.version == Version::V1 && hierarchy.controllers.contains(&Controller::Cpuset) {
             inherit_cpuset(&above, &directory)?;
+        }
+    }
+    Ok(())
+}
+
+/// Bounds how many groups there are beneath the one at `directory`, and how deep, where the kernel can:
+/// cgroup v1 cannot.
+pub(super) fn bound(hierarchy: &Hierarchy, directory: &Path) -> Result<(), CgroupError> {
+    if hierarchy.version == Version::V1 {
+        return Ok(());
+    }
+    for (name, most) in [("cgroup.max.descendants", MOST_BENEATH), ("cgroup.max.depth", DEEPEST)] {
+        let file = directory.join(name);
+        // Linux before 4.14 has no such file.
+        if read(&file)?.is_some_and(|now| now.trim() != most.to_string()) {
+            fs::write(&file, most.to_string()).map_err(CgroupError::system("write", &file))?;
         }
     }
     Ok(())
