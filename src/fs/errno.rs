@@ -87,6 +87,7 @@ fn object_errno(error: &ObjectError) -> Errno {
         ObjectError::Missing(_)
         | ObjectError::Damaged(_)
         | ObjectError::Length { .. }
+        | ObjectError::Altered(_)
         | ObjectError::Lost(_) => return Errno::IO,
     };
     match Errno::from_io_error(source) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::commit::CommitError;
 use super::options::OptionError;
+use super::place::Precious;
 use super::roots::RootError;
 use super::store::StoreError;
 use crate::control::ControlError;
@@ -250,6 +251,14 @@ pub enum HostError {
     /// A template cannot be written out.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// Nothing may be written there.
+    #[error("cannot export to {path}: {why}; name another place")]
+    ExportPlace {
+        /// The place.
+        path: PathBuf,
+        /// Why not.
+        why: Precious,
+    },
     /// Something has the name that an export is to get.
     #[error("{path} exists already; name another place, or pass --replace")]
     ExportExists {

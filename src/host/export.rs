@@ -1,14 +1,13 @@
 //! Writing a template out of the store: as a directory, a tar archive, an OCI image layout.
 //!
-//! Whatever gets a name is whole by then: it is written beside it first. Nothing in the store
-//! changes.
+//! Whatever gets a name is whole by then (`place.rs`). Nothing in the store changes.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufWriter, Write};
+use std::path::Path;
 
 use super::error::HostError;
+use super::place::{beside, examine};
 use super::store::Store;
 use super::templates;
 use crate::layer::checkout::checkout;
@@ -75,8 +74,8 @@ pub fn export_stream(
 /// when the new one is whole; into an OCI layout an image is always added.
 ///
 /// # Errors
-/// [`HostError::NoTemplate`], [`HostError::ExportExists`], [`HostError::Export`],
-/// [`HostError::System`].
+/// [`HostError::NoTemplate`], [`HostError::ExportExists`], [`HostError::ExportPlace`],
+/// [`HostError::Export`], [`HostError::System`].
 pub fn export_to(
     store: &Store,
     template: &str,
@@ -86,6 +85,7 @@ pub fn export_to(
     watched: &Watched<'_>,
 ) -> Result<ExportReport, HostError> {
     let source = Source::open(store, template)?;
+    examine(store, target, !matches!(form, Form::Oci { .. }))?;
     match form {
         Form::Oci { compression, reference } => {
             let reference = reference.as_deref().unwrap_or(source.template.name.tag());
@@ -173,59 +173,4 @@ impl Source {
             ..ExportReport::default()
         }
     }
-}
-
-/// Lets `write` make something beside `target` and gives it that name when it is whole.
-fn beside<T>(
-    target: &Path,
-    replace: bool,
-    write: impl FnOnce(&Path) -> Result<T, HostError>,
-) -> Result<T, HostError> {
-    let is_empty = || fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
-    let exists = target.symlink_metadata().is_ok();
-    if exists && !replace && !is_empty() {
-        return Err(HostError::ExportExists { path: target.to_owned() });
-    }
-    let staged = staged(target, "partial")?;
-    remove(&staged)?;
-    let done = write(&staged).and_then(|done| {
-        if exists {
-            // A directory cannot take the place of a full one: that steps aside first.
-            let old = self::staged(target, "old")?;
-            remove(&old)?;
-            fs::rename(target, &old).map_err(HostError::system("replace", target))?;
-            fs::rename(&staged, target).map_err(HostError::system("name", target))?;
-            remove(&old)?;
-        } else {
-            fs::rename(&staged, target).map_err(HostError::system("name", target))?;
-        }
-        Ok(done)
-    });
-    if done.is_err() {
-        // The first error is the one that matters.
-        let _removed = remove(&staged);
-    }
-    done
-}
-
-/// A hidden name in the same directory.
-fn staged(target: &Path, word: &str) -> Result<PathBuf, HostError> {
-    let name = target.file_name().ok_or_else(|| {
-        let source = io::Error::from(io::ErrorKind::InvalidInput);
-        HostError::System { what: "export to", path: target.to_owned(), source }
-    })?;
-    let mut hidden = OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".mica-{}-{word}", std::process::id()));
-    Ok(target.with_file_name(hidden))
-}
-
-fn remove(path: &Path) -> Result<(), HostError> {
-    let removed = match path.symlink_metadata() {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => Err(error),
-    };
-    removed.map_err(HostError::system("remove", path))
 }

@@ -1,5 +1,6 @@
 //! One container's private directory, by whatever name people know it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -7,13 +8,15 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::upper::{Bytes, Entry, Found, Upper};
+use super::text::printable;
+use super::upper::{Bytes, Entry, Found, Upper, UpperError};
 use super::{InspectError, Library};
-use crate::host::RootRecord;
 use crate::host::roots::RootError;
-use crate::layer::{FileKind, LayerPath};
-use crate::object::ObjectId;
+use crate::host::{RootRecord, nearest};
+use crate::layer::{FileKind, FileName, LayerPath};
+use crate::object::{ObjectError, ObjectId};
 use crate::private::PrivateLayer;
+use crate::private::listing::UpperKind;
 use crate::sys::inode;
 use crate::union::UnionError;
 
@@ -74,11 +77,17 @@ impl Library {
     /// The content of an object, up to `limit` bytes.
     ///
     /// # Errors
-    /// [`InspectError::Object`], [`InspectError::System`].
+    /// [`InspectError::Object`], also if it is not what its name says; [`InspectError::System`].
     pub fn object_content(&self, id: &ObjectId, limit: u64) -> Result<Content, InspectError> {
         let file = self.objects().open_object(id)?;
-        read_whole(limit, |buffer, at| file.read_at(buffer, at))
-            .map_err(|source| InspectError::System { what: format!("read object {id}"), source })
+        let read = read_whole(limit, |buffer, at| file.read_at(buffer, at))
+            .map_err(|source| InspectError::System { what: format!("read object {id}"), source })?;
+        match &read {
+            Content::Whole(bytes) if ObjectId::of(bytes) != *id => {
+                Err(ObjectError::Altered(*id).into())
+            }
+            Content::Whole(_) | Content::TooLong | Content::None => Ok(read),
+        }
     }
 }
 
@@ -90,6 +99,72 @@ impl Container {
             Some(record) => format!("root {}", record.name),
             None => format!("private directory {}", self.private.display()),
         }
+    }
+
+    /// Tells whether the container or its template has anything at `path`.
+    ///
+    /// # Errors
+    /// [`InspectError::NoPath`] with the nearest name if neither has; [`InspectError::Upper`].
+    pub fn known(&self, path: &LayerPath) -> Result<(), InspectError> {
+        let now = self.upper.resolve(path)?;
+        if !matches!(now, Found::Absent { .. }) || self.upper.tree().resolve(path)?.is_some() {
+            return Ok(());
+        }
+        Err(self.no_path(path))
+    }
+
+    /// Nothing lies at a path: with the name that was probably meant, where it leaves what there is.
+    pub(super) fn no_path(&self, path: &LayerPath) -> InspectError {
+        let hint = self.hint(path).ok().flatten();
+        InspectError::NoPath {
+            whole: self.describe(),
+            path: format!("/{}", printable(&path.to_bytes())),
+            hint: hint.map_or_else(String::new, |near| format!("; did you mean {near}?")),
+        }
+    }
+
+    fn hint(&self, path: &LayerPath) -> Result<Option<String>, UpperError> {
+        for (depth, name) in path.names().iter().enumerate() {
+            let dir = LayerPath::from_names(path.names()[..depth].to_vec());
+            if !matches!(self.upper.resolve(&dir.join(name.clone()))?, Found::Absent { .. }) {
+                continue;
+            }
+            let names = self.names_in(&dir)?;
+            let names: Vec<_> = names.iter().map(|name| String::from_utf8_lossy(name)).collect();
+            let wanted = String::from_utf8_lossy(name.as_bytes());
+            let near = nearest(&wanted, names.iter().map(AsRef::as_ref));
+            let near = near.and_then(|near| FileName::new(near.as_bytes()).ok());
+            let whole = |near| format!("/{}", printable(&dir.join(near).to_bytes()));
+            return Ok(near.map(whole));
+        }
+        Ok(None)
+    }
+
+    /// The names that the container shows in a directory.
+    fn names_in(&self, dir: &LayerPath) -> Result<BTreeSet<Vec<u8>>, UpperError> {
+        let fail = |source: Errno| UpperError::at(dir, source);
+        let (own, below) = match self.upper.resolve(dir)? {
+            Found::Private(entry) if entry.kind == FileKind::Directory => {
+                (self.upper.names(&entry.fd).map_err(fail)?, entry.origin)
+            }
+            Found::Tree(inode) => (Vec::new(), Some(inode.ino)),
+            Found::Private(_) | Found::Absent { .. } => (Vec::new(), None),
+        };
+        let mut names = BTreeSet::new();
+        if let Some(below) = below {
+            let inode = self.upper.tree().inode(below).map_err(|e| UpperError::at(dir, e))?;
+            for entry in self.upper.tree().entries(&inode) {
+                names.insert(entry.map_err(|e| UpperError::at(dir, e))?.name.to_vec());
+            }
+        }
+        for entry in own {
+            if entry.kind == UpperKind::Whiteout {
+                names.remove(&*entry.name);
+            } else {
+                names.insert(entry.name.into_vec());
+            }
+        }
+        Ok(names)
     }
 
     /// The content of what lies at `path` now, up to `limit` bytes.

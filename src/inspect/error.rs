@@ -26,6 +26,14 @@ pub enum InspectError {
     /// An object.
     #[error(transparent)]
     Object(#[from] ObjectError),
+    /// The content of a file.
+    #[error("cannot read {path}")]
+    Content {
+        /// The file, printable.
+        path: String,
+        /// What is wrong with its object.
+        source: ObjectError,
+    },
     /// A private directory.
     #[error(transparent)]
     Private(#[from] PrivateError),

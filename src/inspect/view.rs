@@ -8,7 +8,7 @@ use crate::layer::{
     EntryKind, FileKind, FileName, Inode, LayerId, LayerPath, Manifest, ManifestError, Stack,
     Timestamp, TreeIno,
 };
-use crate::object::{ObjectId, ObjectReader};
+use crate::object::{ObjectError, ObjectId, ObjectReader};
 
 use super::text::printable;
 use super::{InspectError, Library, Meaning};
@@ -402,9 +402,9 @@ impl View {
     /// Hands the content of the regular file at `path` to `take`, piece by piece.
     ///
     /// # Errors
-    /// [`InspectError::NotThat`] for anything but a regular file, [`InspectError::Object`] if
-    /// its object is missing, [`InspectError::System`] if that cannot be read, and what `take`
-    /// says.
+    /// [`InspectError::NotThat`] for anything but a regular file, [`InspectError::Content`] if
+    /// its object is missing, damaged (told once all of it was handed over) or cannot be read, and
+    /// what `take` says.
     pub fn read<E: From<InspectError>>(
         &self,
         objects: &ObjectReader,
@@ -421,21 +421,13 @@ impl View {
             }
             .into());
         };
-        let failed = |source| InspectError::System {
-            what: format!("read object {object}, the content of {}", absolute(path)),
-            source,
-        };
-        let file = objects.open_object(&object).map_err(InspectError::from)?;
-        let mut buffer = vec![0; 128 * 1024];
-        let mut at = 0;
-        loop {
-            let read = file.read_at(&mut buffer, at).map_err(failed)?;
-            take(buffer.get(..read).unwrap_or_default())?;
-            at += u64::try_from(read).unwrap_or_default();
-            if read < buffer.len() {
-                return Ok(());
+        let read = objects.read_whole(&object, |piece| take(piece).map_err(Stopped::Taker));
+        read.map_err(|stopped| match stopped {
+            Stopped::Taker(error) => error,
+            Stopped::Object(source) => {
+                InspectError::Content { path: absolute(path), source }.into()
             }
-        }
+        })
     }
 
     fn entry_node(&self, kind: EntryKind, ino: Option<TreeIno>) -> Result<Node, ManifestError> {
@@ -465,4 +457,16 @@ impl View {
 /// A path as sentences have it.
 fn absolute(path: &LayerPath) -> String {
     format!("/{}", printable(&path.to_bytes()))
+}
+
+/// Why a content was not read to its end.
+enum Stopped<E> {
+    Object(ObjectError),
+    Taker(E),
+}
+
+impl<E> From<ObjectError> for Stopped<E> {
+    fn from(error: ObjectError) -> Self {
+        Self::Object(error)
+    }
 }

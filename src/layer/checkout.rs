@@ -180,10 +180,10 @@ impl Writer<'_> {
         path: &LayerPath,
     ) -> Result<(), ExportError> {
         let id = self.tree.object(inode)?.ok_or(ManifestError::NoInode(inode.ino.get()))?;
-        let object = self
-            .objects
-            .open_object(&id)
-            .map_err(|source| ExportError::Object { path: path.clone(), source })?;
+        // What copies it does not look at it.
+        let unusable = |source| ExportError::Object { path: path.clone(), source };
+        self.objects.read_whole(&id, |_| Ok(())).map_err(unusable)?;
+        let object = self.objects.open_object(&id).map_err(unusable)?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =
@@ -210,8 +210,7 @@ impl Writer<'_> {
         fchmod(file, Mode::from_raw_mode(inode.mode)).map_err(fail("change the mode of", path))?;
         for xattr in self.tree.xattrs(inode)? {
             let (name, value) = xattr?;
-            fsetxattr(file, name, value, XattrFlags::empty())
-                .map_err(fail("set an attribute of", path))?;
+            fsetxattr(file, name, value, XattrFlags::empty()).map_err(unset(name, path))?;
         }
         futimens(file, &times(inode)).map_err(fail("set the time of", path))
     }
@@ -239,7 +238,7 @@ impl Writer<'_> {
             let mut file = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
             file.extend_from_slice(name.as_bytes());
             lsetxattr(file, attribute, value, XattrFlags::empty())
-                .map_err(fail("set an attribute of", path))?;
+                .map_err(unset(attribute, path))?;
         }
         utimensat(dir, text, &times(inode), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(fail("set the time of", path))
@@ -267,6 +266,12 @@ fn times(inode: &Inode) -> Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: mtime,
     }
+}
+
+/// An attribute that this place does not take.
+fn unset(name: &[u8], path: &LayerPath) -> impl FnOnce(Errno) -> ExportError + use<> {
+    let (name, path) = (name.escape_ascii().to_string(), path.clone());
+    move |errno| ExportError::Attribute { name, path, source: errno.into() }
 }
 
 fn fail(action: &'static str, path: &LayerPath) -> impl FnOnce(Errno) -> ExportError + use<> {

@@ -39,6 +39,11 @@ pub enum ObjectError {
         /// Length of its content in bytes.
         wanted: u64,
     },
+    /// What was read is not the content that the name stands for.
+    #[error(
+        "object {0} is damaged: it was altered; restore it with `mica template check --fix SOURCE`"
+    )]
+    Altered(ObjectId),
     /// The host could not make the staged objects durable earlier on; they cannot be trusted.
     #[error("the import in {} lost data to an earlier write error and must be started again", .0.display())]
     Lost(PathBuf),
@@ -51,7 +56,11 @@ impl ObjectError {
             Self::Io { source, .. } | Self::Source(source) => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
-            Self::Missing(_) | Self::Damaged(_) | Self::Length { .. } | Self::Lost(_) => false,
+            Self::Missing(_)
+            | Self::Damaged(_)
+            | Self::Length { .. }
+            | Self::Altered(_)
+            | Self::Lost(_) => false,
         }
     }
 

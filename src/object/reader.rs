@@ -15,8 +15,11 @@ use rustix::fs::{
 use rustix::io::{Errno, retry_on_intr};
 
 use super::store::{OBJECTS, open_dir};
-use super::{Locks, ObjectError, ObjectId};
+use super::{Locks, ObjectError, ObjectId, Reading};
 use crate::sys::mount::detached_readonly;
+
+/// What is read of an object at a time.
+const PIECE_BYTES: usize = 128 * 1024;
 
 /// Opens objects for reading, and cannot do anything else.
 pub struct ObjectReader {
@@ -105,6 +108,34 @@ impl ObjectReader {
 }
 
 impl ObjectReader {
+    /// Hands the whole content of an object to `take`, piece by piece, and compares all of it with
+    /// its name: of a damaged one the last word is an error.
+    ///
+    /// # Errors
+    /// As [`ObjectReader::open_object`]; [`ObjectError::Altered`]; what `take` says.
+    pub fn read_whole<E: From<ObjectError>>(
+        &self,
+        id: &ObjectId,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let file = self.open_object(id)?;
+        let failed = |source| ObjectError::io("read", self.path.join(id.path()))(source);
+        let (mut buffer, mut reading) = (vec![0; PIECE_BYTES], Reading::default());
+        loop {
+            let read = file.read_at(&mut buffer, reading.len_bytes()).map_err(failed)?;
+            let piece = buffer.get(..read).unwrap_or_default();
+            reading.take(piece).map_err(failed)?;
+            take(piece)?;
+            if read < buffer.len() {
+                return if reading.finish().0 == *id {
+                    Ok(())
+                } else {
+                    Err(ObjectError::Altered(*id).into())
+                };
+            }
+        }
+    }
+
     /// The objects whose digests begin with these digits, at least two of them, in order.
     ///
     /// # Errors

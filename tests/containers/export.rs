@@ -312,3 +312,103 @@ fn a_layout_from_elsewhere_cannot_send_an_image_elsewhere() {
         assert_eq!(fs::read(elsewhere.join("precious")).unwrap(), b"precious");
     }
 }
+
+/// What `find` lists below `dir`, with the sizes of files.
+fn listed(dir: &Path) -> String {
+    Command::new("find").arg(dir).args(["-printf", "%P %s %i\n"]).succeed()
+}
+
+#[test]
+fn an_export_never_takes_the_place_of_a_store_a_mount_a_root_or_a_device() {
+    let stage = Stage::new("exportprecious");
+    let root = stage.mount("ct");
+    script(root.path(), "echo mine >etc/mine");
+    let disk = stage.scratch.directory("disks/disk");
+    Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&disk).succeed();
+    fs::write(disk.join("precious"), "precious").unwrap();
+    script(
+        stage.scratch.path(),
+        "mkdir -p around; mkfifo pipe; mknod null c 1 3; ln -s store link",
+    );
+    let before = listed(stage.scratch.path());
+    let private = stage.private("ct");
+    let store = stage.store.path();
+    for (target, told) in [
+        (store.to_owned(), "the store is there"),
+        (store.join("objects"), "the store is there"),
+        (store.join("new"), "the store is there"),
+        (stage.scratch.path().to_owned(), "the store is there"),
+        (private.clone(), "root ct keeps its changes there"),
+        (private.join("upper/etc"), "root ct keeps its changes there"),
+        (root.path().to_owned(), "is a mountpoint"),
+        (stage.scratch.path().join("around/../disks"), "disks/disk is a mountpoint"),
+        (disk.clone(), "is a mountpoint"),
+        (stage.scratch.path().join("pipe"), "a device, a pipe or a socket"),
+        (stage.scratch.path().join("null"), "a device, a pipe or a socket"),
+        (stage.scratch.path().join("around/.."), "has no name of its own"),
+        ("/".into(), "has no name of its own"),
+    ] {
+        let mut export = stage.store.mica(["template", "export", "base", "--replace"]);
+        let refused = export.args(["--format", "dir"]).arg(&target).refuse();
+        assert!(refused.contains(told), "{}: {refused}", target.display());
+    }
+    for target in [store.join("layout"), stage.scratch.path().join("link")] {
+        let place = format!("oci:{}", target.display());
+        let refused = stage.store.mica(["template", "export", "base", &place]).refuse();
+        assert!(refused.contains("the store is there"), "{refused}");
+    }
+    assert_eq!(listed(stage.scratch.path()), before);
+    // An image is added to what is there: a disk of its own is a good place for it.
+    fs::remove_file(disk.join("precious")).unwrap();
+    let place = format!("oci:{}", disk.display());
+    stage.store.mica(["template", "export", "base", &place]).succeed();
+    Command::new("umount").arg(&disk).succeed();
+}
+
+#[test]
+fn what_is_replaced_goes_only_when_the_new_is_whole() {
+    let stage = Stage::new("exportswap");
+    let top = stage.scratch.directory("top");
+    script(&top, "mkdir -p full/of; echo old >full/of/it; echo old >file.tar; ln -s full link");
+    for name in ["full", "file.tar", "link"] {
+        stage.store.mica(["template", "export", "base"]).arg(top.join(name)).refuse();
+        let mut export = stage.store.mica(["template", "export", "base", "--replace"]);
+        export.arg(top.join(name)).succeed();
+    }
+    assert_eq!(fs::read(top.join("full/etc/owned")).unwrap(), b"owned\n");
+    assert!(!top.join("full/of").exists() && !top.join("link").is_symlink());
+    let listed = script(&top, "tar -tf file.tar | wc -l; ls -A");
+    assert!(listed.ends_with("file.tar\nfull\nlink\n"), "{listed}");
+}
+
+#[test]
+fn a_damaged_object_is_told_wherever_its_content_is_asked_for() {
+    let stage = Stage::new("exportdamage");
+    let root = stage.mount("ct");
+    script(root.path(), "echo mine >>srv/data/deep/file");
+    let id = stage.json(["template", "files", "base", "/srv/data/deep/file"])[0]["object"].clone();
+    let id = id.as_str().unwrap();
+    let object = stage.store.path().join("objects").join(&id[..2]).join(&id[2..]);
+    let place = |name: &str| stage.scratch.path().join(format!("out/{name}"));
+    stage.scratch.directory("out");
+    for damage in ["", "dee", "deep\nand more\n", "DEEP\n"] {
+        Command::new("chattr").args(["-f", "-i"]).arg(&object).capture();
+        fs::write(&object, damage).unwrap();
+        let oci = format!("oci:{}", place("layout").display());
+        let (dir, tar) = (place("dir"), place("base.tar"));
+        for arguments in [
+            &["template", "cat", "base", "/srv/data/deep/file"][..],
+            &["template", "cat", "base", "/srv/data/deep/file", "--json"],
+            &["template", "export", "base", dir.to_str().unwrap()],
+            &["template", "export", "base", tar.to_str().unwrap()],
+            &["template", "export", "base", &oci],
+            &["diff", "ct", "--content"],
+        ] {
+            let output = stage.store.mica(arguments.iter().copied()).capture();
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{damage:?} {arguments:?}: {told}");
+            assert!(told.contains(id) && told.contains("check --fix"), "{arguments:?}: {told}");
+        }
+        assert!(!dir.exists() && !tar.exists() && !place("layout/index.json").exists());
+    }
+}

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use rustix::fs::OFlags;
 
 use crate::layer::{FileKind, LayerPath};
-use crate::object::ObjectId;
+use crate::object::{ObjectError, ObjectId};
 use crate::sys::inode;
 
 use super::{PlaceId, Source, Strata};
@@ -131,6 +131,10 @@ fn object_head(library: &Library, object: &ObjectId) -> Result<Vec<u8>, InspectE
     let read = file.read_at(&mut head, 0);
     let failed = |source| InspectError::System { what: format!("read object {object}"), source };
     head.truncate(read.map_err(failed)?);
+    // All of it can be compared with its name; of a longer one, at least its length was.
+    if head.len() < HEAD_BYTES && ObjectId::of(&head) != *object {
+        return Err(ObjectError::Altered(*object).into());
+    }
     Ok(head)
 }
 

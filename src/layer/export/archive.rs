@@ -11,7 +11,7 @@ use super::header::{BLOCK_BYTES, Described, Record};
 use super::members::{Member, visit, xattr_records};
 use super::{ExportError, Watched};
 use crate::layer::{FileKind, Inode, LayerPath, Manifest, ManifestError, Metadata, Timestamp};
-use crate::object::{ObjectFile, ObjectReader};
+use crate::object::{ObjectError, ObjectFile, ObjectId, ObjectReader, Reading};
 
 /// Granularity of holes, that of objects.
 const HOLE_BYTES: usize = 4096;
@@ -170,13 +170,15 @@ impl<'a> Archive<'a> {
             .objects
             .open_object(&id)
             .map_err(|source| ExportError::Object { path: layer_path(path), source })?;
-        let mut content = Content { object, size: inode.size, path };
+        let mut content = Content { object, id, size: inode.size, path };
         self.written.bytes = self.written.bytes.saturating_add(inode.size);
         let full = inode.size.div_ceil(HOLE_BYTES as u64).saturating_mul(8);
         if self.holes == Holes::Dense || inode.data_blocks >= full {
             member.size = inode.size;
             self.header(&member)?;
-            self.copy(&mut content, 0, inode.size)?;
+            let mut reading = Reading::default();
+            self.copy(&mut content, 0, inode.size, Some(&mut reading))?;
+            content.verify(&reading)?;
             return self.pad(inode.size);
         }
         let runs = self.runs(&mut content)?;
@@ -190,7 +192,7 @@ impl<'a> Archive<'a> {
         self.header(&member)?;
         self.put(&map)?;
         for (start, len) in runs {
-            self.copy(&mut content, start, len)?;
+            self.copy(&mut content, start, len, None)?;
         }
         self.pad(data)
     }
@@ -198,11 +200,13 @@ impl<'a> Archive<'a> {
     /// The parts of a file that are not blocks of zeros: start and length in bytes.
     fn runs(&mut self, content: &mut Content<'_>) -> Result<Vec<(u64, u64)>, ExportError> {
         let mut runs: Vec<(u64, u64)> = Vec::new();
+        let mut reading = Reading::default();
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut at = 0;
         while at < content.size {
             self.watched.check()?;
             let count = content.fill(&mut buffer, at, content.size - at)?;
+            reading.take(&buffer[..count]).map_err(|source| content.failed(source))?;
             for block in buffer[..count].chunks(HOLE_BYTES) {
                 let len = block.len() as u64;
                 if block.iter().any(|byte| *byte != 0) {
@@ -214,15 +218,25 @@ impl<'a> Archive<'a> {
                 at += len;
             }
         }
+        content.verify(&reading)?;
         Ok(runs)
     }
 
-    fn copy(&mut self, content: &mut Content<'_>, start: u64, len: u64) -> Result<(), ExportError> {
+    fn copy(
+        &mut self,
+        content: &mut Content<'_>,
+        start: u64,
+        len: u64,
+        mut reading: Option<&mut Reading>,
+    ) -> Result<(), ExportError> {
         let mut buffer = vec![0; CHUNK_BYTES.min(usize::try_from(len).unwrap_or(CHUNK_BYTES))];
         let mut done = 0;
         while done < len {
             self.watched.check()?;
             let count = content.fill(&mut buffer, start + done, len - done)?;
+            if let Some(reading) = &mut reading {
+                reading.take(&buffer[..count]).map_err(|source| content.failed(source))?;
+            }
             self.put(&buffer[..count])?;
             done += count as u64;
             (self.watched.read)(count as u64);
@@ -259,6 +273,7 @@ impl<'a> Archive<'a> {
 /// The content of one file, being read.
 struct Content<'a> {
     object: ObjectFile,
+    id: ObjectId,
     size: u64,
     path: &'a [u8],
 }
@@ -270,13 +285,28 @@ impl Content<'_> {
         let mut done = 0;
         while done < wanted {
             let read = self.object.read_at(&mut buffer[done..wanted], at + done as u64);
-            let failed = |source| ExportError::Read { path: layer_path(self.path), source };
-            match read.map_err(failed)? {
-                0 => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+            match read.map_err(|source| self.failed(source))? {
+                0 => return Err(self.altered()),
                 count => done += count,
             }
         }
         Ok(done)
+    }
+
+    /// Refuses what is not the content that the object stands for: in an archive it would get a
+    /// digest of its own, and be whole to everybody else.
+    fn verify(&self, reading: &Reading) -> Result<(), ExportError> {
+        let len = self.object.len().map_err(|source| self.failed(source))?;
+        if reading.finish().0 == self.id && len == self.size { Ok(()) } else { Err(self.altered()) }
+    }
+
+    fn altered(&self) -> ExportError {
+        let source = ObjectError::Altered(self.id);
+        ExportError::Object { path: layer_path(self.path), source }
+    }
+
+    fn failed(&self, source: io::Error) -> ExportError {
+        ExportError::Read { path: layer_path(self.path), source }
     }
 }
 

@@ -44,6 +44,16 @@ pub enum ExportError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The place has no use for an attribute.
+    #[error("cannot set the attribute {name} of {path} here; a tar archive can hold it")]
+    Attribute {
+        /// Its name, printable.
+        name: String,
+        /// On which path of the tree.
+        path: LayerPath,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// Content cannot be read.
     #[error("cannot read the content of {path}")]
     Read {
@@ -53,7 +63,7 @@ pub enum ExportError {
         source: io::Error,
     },
     /// An object is missing or damaged.
-    #[error("cannot open the content of {path}")]
+    #[error("cannot use the content of {path}")]
     Object {
         /// The file.
         path: LayerPath,
