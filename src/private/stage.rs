@@ -191,11 +191,15 @@ impl Staged<'_> {
         name: &[u8],
         flags: RenameFlags,
     ) -> Result<OwnedFd, Errno> {
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        let before = if exchange { Some(inode::status(self.fd())?) } else { None };
         rustix::fs::renameat_with(self.layer.work(), self.name.as_slice(), dir, name, flags)?;
         self.named = true;
-        if flags.contains(RenameFlags::EXCHANGE) {
+        if let Some(before) = before {
             // A whiteout that stays in `work/` harms nobody; the next mount removes it.
             self.layer.discard(&self.name, false);
+            // xfs takes an exchange for a change of what is in a directory (xfs_cross_rename).
+            inode::set_times(self.fd(), inode::OMIT, inode::timespec(before.mtime))?;
         }
         Ok(self.fd.take().expect("a staged inode is opened before it is handed out"))
     }

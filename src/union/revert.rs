@@ -1,10 +1,11 @@
 //! Back to the template: what a container changed is dropped.
 //!
 //! Each step is one rename or removal, so a cut leaves some names reverted and the others as
-//! they were; doing it again does the rest. On a mounted root a file comes back as a
+//! they were; doing it again does the rest. What is done is durable when it returns. On a mounted root a file comes back as a
 //! metadata-only copy of the template's: another inode than the one that goes, as after a
 //! rename over it, so who has that open keeps what it has. How each comes back: `restore.rs`.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -42,11 +43,37 @@ pub(super) struct Hidden {
 
 impl Union {
     /// Drops what the private layer has at `path` and below; `live` while the kernel may know
-    /// what goes. Calls `told` after each name, also when a later one fails.
+    /// what goes. Calls `told` after each name, also when a later one fails. Durable on return.
     ///
     /// # Errors
     /// [`UnionError::ReadOnly`]; [`UnionError::StillThere`]; the host's errno.
     pub fn revert(
+        &self,
+        path: &LayerPath,
+        live: bool,
+        told: &mut dyn FnMut(Reverted),
+    ) -> Result<(), UnionError> {
+        let mut touched = BTreeSet::new();
+        let done = self.revert_path(path, live, &mut |reverted| {
+            touched.extend(reverted.names.iter().map(|(dir, _)| *dir));
+            touched.extend(&reverted.attributes);
+            told(reverted);
+        });
+        let synced = touched.into_iter().try_for_each(|id| match self.place(id) {
+            Ok(Place::Private(node)) if node.kind == FileKind::Directory => {
+                match self.sync(&node, false) {
+                    // Removed itself since.
+                    Err(UnionError::Stale | UnionError::NoEntry) => Ok(()),
+                    synced => synced,
+                }
+            }
+            Ok(_) | Err(UnionError::Stale | UnionError::NoEntry) => Ok(()),
+            Err(error) => Err(error),
+        });
+        done.and(synced)
+    }
+
+    fn revert_path(
         &self,
         path: &LayerPath,
         live: bool,

@@ -17,7 +17,7 @@ use crate::stage::{Stage, script};
 use crate::support::{MountOptions, Snapshot, Step, Succeed, assert_same, snapshot};
 
 /// Kills may come this many steps apart.
-fn stride() -> usize {
+pub(crate) fn stride() -> usize {
     match std::env::var("MICA_TEST_COUNTS").as_deref() {
         Ok("ci") => 2,
         Ok("long") => 1,
@@ -26,14 +26,14 @@ fn stride() -> usize {
 }
 
 /// Runs `mica` on `stage` up to a step; true if it came to an end before.
-fn cut(stage: &Stage, arguments: &[&str], private: &Path, step: Step) -> bool {
+pub(crate) fn cut(stage: &Stage, arguments: &[&str], private: &Path, step: Step) -> bool {
     let mut mica = stage.store.mica(arguments.first().copied());
     step.cut(mica.arg(private).args(&arguments[1..]))
 }
 
 /// Each path shows what it showed before, or what it shows when all is done, or in between the
 /// two nothing where they are of different types.
-fn is_between(shown: &Snapshot, before: &Snapshot, after: &Snapshot, step: Step) {
+pub(crate) fn is_between(shown: &Snapshot, before: &Snapshot, after: &Snapshot, step: Step) {
     for (path, found) in shown {
         let same = |tree: &Snapshot| {
             tree.get(path).is_some_and(|one| {
@@ -54,11 +54,11 @@ fn is_between(shown: &Snapshot, before: &Snapshot, after: &Snapshot, step: Step)
 }
 
 /// Changes without those that only a name or a time of a directory makes.
-fn changed(stage: &Stage, private: &Path) -> Value {
+pub(crate) fn changed(stage: &Stage, private: &Path) -> Value {
     stage.json(["diff", private.to_str().unwrap()])["changes"].clone()
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     if to.exists() {
         fs::remove_dir_all(to).unwrap();
     }
@@ -66,7 +66,12 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn prepared(name: &str) -> (Stage, Snapshot, Snapshot) {
-    let stage = Stage::new(name);
+    changed_in(Stage::new(name))
+}
+
+/// With the private directory `master`, which has all kinds of changes; what it shows, and what
+/// the template does.
+pub(crate) fn changed_in(stage: Stage) -> (Stage, Snapshot, Snapshot) {
     let root = stage.mount("master");
     script(root.path(), CHANGES);
     let before = snapshot(root.path());
@@ -131,14 +136,14 @@ fn a_mounted_root_whose_process_dies_in_a_revert_loses_nothing() {
 }
 
 /// A mount process under strace.
-struct Traced {
+pub(crate) struct Traced {
     strace: Child,
     // It goes on telling, and must be heard.
     _told: BufReader<ChildStderr>,
 }
 
 impl Traced {
-    fn of(stage: &Stage, mountpoint: &Path, step: Step) -> Self {
+    pub(crate) fn of(stage: &Stage, mountpoint: &Path, step: Step) -> Self {
         let roots = stage.json(["mount"]);
         let root = roots.as_array().unwrap().iter().find(|root| {
             root["mountpoint"].as_str() == mountpoint.to_str() && root["mounted"] == true
@@ -154,7 +159,7 @@ impl Traced {
         Self { strace, _told: told }
     }
 
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         // It may have ended with whom it traced.
         let _ended = self.strace.kill();
         self.strace.wait().unwrap();

@@ -10,6 +10,7 @@ mod changes;
 mod commit;
 mod cuts;
 mod export;
+mod power;
 mod revert;
 mod stage;
 #[path = "../support/mod.rs"]

@@ -33,21 +33,30 @@ find . -exec touch -h -d @1000000000.000000007 {} +
 pub(crate) struct Stage {
     pub(crate) scratch: Scratch,
     pub(crate) store: Store,
+    /// Where the store and the private directories are.
+    home: PathBuf,
 }
 
 impl Stage {
     pub(crate) fn new(name: &str) -> Self {
         require_root();
         let scratch = Scratch::new(name);
+        let home = scratch.path().to_owned();
+        Self::at(scratch, home)
+    }
+
+    /// With the store and the private directories in `home`.
+    pub(crate) fn at(scratch: Scratch, home: PathBuf) -> Self {
+        require_root();
         let source = scratch.directory("source");
         script(&source, TEMPLATE);
-        let store = Store::at(&scratch.path().join("store"));
+        let store = Store::at(&home.join("store"));
         store.import("base", &source);
-        Self { scratch, store }
+        Self { scratch, store, home }
     }
 
     pub(crate) fn private(&self, name: &str) -> PathBuf {
-        self.scratch.path().join(name)
+        self.home.join(name)
     }
 
     /// Mounts the root `name` of `base`.
