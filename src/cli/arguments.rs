@@ -332,11 +332,11 @@ pub(super) struct Diff {
     /// A container's or root's name, its mountpoint, or a private directory
     #[arg(value_name = "CT")]
     pub(super) container: OsString,
-    /// Only what lies at or below these paths of the root
+    /// Only what changed at or below these paths of the root, or removed or moved them
     #[arg(value_name = "PATH")]
     pub(super) paths: Vec<OsString>,
     /// Show changed text as a unified diff
-    #[arg(long, conflicts_with_all = ["stat", "json"])]
+    #[arg(long, conflicts_with = "stat")]
     pub(super) content: bool,
     /// Only count
     #[arg(long)]

@@ -1,6 +1,6 @@
 //! `mica diff CT [PATH…]`
 
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ use super::arguments::Diff;
 use super::output::{Output, Paint, count, printable, size};
 use super::patch;
 use crate::inspect::changes::{Change, ChangeKind, Changes, Side};
-use crate::inspect::text::{PathText, PrivateText, time};
+use crate::inspect::text::{PatchText, PathText, PrivateText, time};
 use crate::inspect::{Container, Content, Kind, Library};
 use crate::layer::{FileKind, LayerPath, Timestamp};
 
@@ -30,17 +30,34 @@ pub(super) fn run(wanted: &Diff, store: &Path, output: &Output) -> Result<ExitCo
     let shown: Vec<(LayerPath, &Change)> = changes
         .iter()
         .map(|change| (changes.path(change), change))
-        .filter(|(path, _)| {
-            paths.is_empty() || paths.iter().any(|top| path.names().starts_with(top.names()))
+        .filter(|(path, change)| {
+            paths.is_empty() || paths.iter().any(|top| concerns(path, change, top))
         })
         .collect();
+    for path in &paths {
+        // That nothing of it changed may not be said of what there never was.
+        if !shown.iter().any(|(changed, change)| concerns(changed, change, path)) {
+            container.known(path)?;
+        }
+    }
     if wanted.json.json {
-        let list: Vec<Value> = shown.iter().map(|(path, change)| described(path, change)).collect();
+        let list = shown.iter().map(|(path, change)| {
+            let mut value = described(path, change);
+            if wanted.content {
+                let mut text = Vec::new();
+                content(&mut text, &library, &container, (path, change), &|line| line.to_vec())?;
+                if !text.is_empty() {
+                    extend(&mut value, &PatchText(text));
+                }
+            }
+            Ok(value)
+        });
+        let changes = (!wanted.stat).then(|| list.collect::<Result<Vec<Value>>>()).transpose()?;
         output.json(&Answer {
             root: container.record.as_ref().map(|record| record.name.as_str()),
             private: PrivateText::from(container.private.as_os_str().as_bytes()),
             stack: container.upper.stack().id().to_string(),
-            changes: list,
+            changes,
             totals: totals_json(&shown),
         })?;
     } else if wanted.stat {
@@ -50,7 +67,12 @@ pub(super) fn run(wanted: &Diff, store: &Path, output: &Output) -> Result<ExitCo
     } else if wanted.content {
         output.pour(|out| {
             for (path, change) in &shown {
-                content(out, &library, &container, path, change, *output)?;
+                let mut text = Vec::new();
+                content(&mut text, &library, &container, (path, change), &patch::visible)?;
+                if text.is_empty() {
+                    writeln!(out, "{}", line(path, change, *output))?;
+                }
+                out.write_all(&text)?;
             }
             Ok(())
         })?;
@@ -65,6 +87,24 @@ pub(super) fn run(wanted: &Diff, store: &Path, output: &Output) -> Result<ExitCo
     Ok(if shown.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }
 
+/// Whether a change is of what lies at `top` or below: there, or above and of all that is below.
+fn concerns(path: &LayerPath, change: &Change, top: &LayerPath) -> bool {
+    let above = |path: &LayerPath| top.names().starts_with(path.names());
+    let within = |path: &LayerPath| path.names().starts_with(top.names());
+    match &change.kind {
+        ChangeKind::Moved { from, .. } => {
+            within(path) || within(from) || above(path) || above(from)
+        }
+        ChangeKind::Removed | ChangeKind::Opaque | ChangeKind::Replaced => {
+            within(path) || above(path)
+        }
+        ChangeKind::Added { .. }
+        | ChangeKind::Content
+        | ChangeKind::Metadata
+        | ChangeKind::Damaged(_) => within(path),
+    }
+}
+
 /// The answer in JSON.
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -72,7 +112,8 @@ struct Answer<'a> {
     #[serde(flatten)]
     private: PrivateText,
     stack: String,
-    changes: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<Vec<Value>>,
     totals: Value,
 }
 
@@ -216,10 +257,8 @@ pub(super) fn described(path: &LayerPath, change: &Change) -> Value {
         "since": change.since.map(|(secs, nanos)| time(Timestamp { secs, nanos })),
         "origin": change.origin.map(|origin| origin.get()),
     });
+    extend(&mut value, &PathText(absolute(path)));
     if let Value::Object(members) = &mut value {
-        if let Ok(Value::Object(path)) = serde_json::to_value(PathText(absolute(path))) {
-            members.extend(path);
-        }
         let mut add = |name: &str, value| members.insert(name.to_owned(), value);
         match &change.kind {
             ChangeKind::Added { link_to: Some(name) } => {
@@ -244,6 +283,13 @@ pub(super) fn described(path: &LayerPath, change: &Change) -> Value {
         }
     }
     value
+}
+
+/// Adds the members that a text has in JSON.
+fn extend(value: &mut Value, text: &impl Serialize) {
+    if let (Value::Object(members), Ok(Value::Object(more))) = (value, serde_json::to_value(text)) {
+        members.extend(more);
+    }
 }
 
 /// One row of the summary.
@@ -316,14 +362,14 @@ fn totals_json(changes: &[(LayerPath, &Change)]) -> Value {
     Value::Object(totals)
 }
 
-/// Writes how the content of one path changed.
+/// Writes how the content of one path changed; nothing if it is something else that did. `show`
+/// turns the bytes of a line into what is written.
 fn content(
-    out: &mut dyn Write,
+    out: &mut Vec<u8>,
     library: &Library,
     container: &Container,
-    path: &LayerPath,
-    change: &Change,
-    output: Output,
+    (path, change): (&LayerPath, &Change),
+    show: &dyn Fn(&[u8]) -> Vec<u8>,
 ) -> Result<()> {
     let differs = match &change.kind {
         ChangeKind::Moved { content, .. } => *content,
@@ -363,19 +409,14 @@ fn content(
         Content::Whole(_) | Content::TooLong => None,
     };
     if old == Content::None && new == Content::None {
-        return Ok(writeln!(out, "{}", line(path, change, output))?);
+        return Ok(());
     }
     let (Some(old_text), Some(new_text)) = (text(&old), text(&new)) else {
         let same = old == new && old != Content::TooLong;
         let verdict = if same { "are equal" } else { "differ" };
         return Ok(writeln!(out, "Binary files {old_label} and {new_label} {verdict}")?);
     };
-    // A terminal is protected from what a file holds; a pipe gets the bytes themselves.
-    let terminal = io::stdout().is_terminal();
-    let show = |line: &[u8]| {
-        if terminal { printable(line).into_bytes() } else { line.to_vec() }
-    };
-    Ok(patch::patch(out, (&old_label, old_text), (&new_label, new_text), &show)?)
+    Ok(patch::patch(out, (&old_label, old_text), (&new_label, new_text), show)?)
 }
 
 /// What the tree has.

@@ -1,9 +1,11 @@
 //! Differences of text, as `diff -u` writes them and `patch` reads them.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use similar::{Algorithm, DiffOp, DiffTag};
+
+use super::output::printable;
 
 /// Unchanged lines shown around a change.
 const CONTEXT_LINES: usize = 3;
@@ -20,6 +22,16 @@ pub(super) const LIMIT_BYTES: u64 = 8 << 20;
 /// Whether people could read it.
 pub(super) fn is_text(content: &[u8]) -> bool {
     !content[..content.len().min(TEXT_SAMPLE_BYTES)].contains(&0)
+}
+
+/// A line as it may be written: a terminal is protected from what a file holds, a pipe gets
+/// the bytes themselves.
+pub(super) fn visible(line: &[u8]) -> Vec<u8> {
+    if !io::stdout().is_terminal() {
+        return line.to_vec();
+    }
+    let parts = line.split(|byte| *byte == b'\t').map(printable);
+    parts.collect::<Vec<_>>().join("\t").into_bytes()
 }
 
 /// Writes the difference between two texts; nothing if they are equal.

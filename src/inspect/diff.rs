@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::layer::{ManifestError, TreeIno};
 
-use super::text::PathText;
+use super::text::{PatchText, PathText};
 use super::{FileText, InspectError, Node, View};
 
 /// What happened to a name.
@@ -74,8 +74,8 @@ pub struct DifferenceText {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new: Option<FileText>,
     /// How the lines of its text differ, as `diff -u` writes it, if that was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub patch: Option<String>,
+    #[serde(flatten)]
+    pub patch: Option<PatchText>,
 }
 
 /// How much was added, changed and deleted.

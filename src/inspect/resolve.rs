@@ -170,10 +170,28 @@ impl Library {
         if sorts.contains(&Sort::Root) {
             names.extend(self.records()?.into_iter().map(|record| record.name));
         }
-        let hint = nearest(&word, names.iter().map(String::as_str))
-            .map_or_else(String::new, |name| format!("; did you mean {name:?}?"));
+        let near = nearest(&word, names.iter().map(String::as_str));
+        let hint = match near {
+            Some(name) => format!("; did you mean {name:?}?"),
+            None if sorts == [Sort::Layer] => self.about_layers(&word),
+            None => String::new(),
+        };
         let nouns: Vec<&str> = sorts.iter().map(|sort| sort.noun()).collect();
         Ok(InspectError::Unknown { what: nouns.join(" or "), word, hint })
+    }
+}
+
+impl Library {
+    /// Layers have no names to be near to: what was probably meant, as the end of a clause.
+    fn about_layers(&self, word: &str) -> String {
+        if templates::find(self.layers(), word).is_ok() {
+            return "; it is a template: `mica template history` shows its layers".to_owned();
+        }
+        let few = (1..LEAST_DIGITS).contains(&word.len());
+        if few && word.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return format!("; give {LEAST_DIGITS} digits of its digest at least");
+        }
+        "; `mica layer list` shows those there are".to_owned()
     }
 }
 

@@ -52,11 +52,7 @@ impl Container {
             } else if self.upper.tree().resolve(path)?.is_some() {
                 plan.unchanged.push(path.clone());
             } else {
-                return Err(InspectError::NoPath {
-                    whole: self.describe(),
-                    path: path.to_string(),
-                    hint: String::new(),
-                });
+                return Err(self.no_path(path));
             }
         }
         // Once nothing stands for a moved directory any more, it comes back as itself.

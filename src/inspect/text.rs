@@ -137,6 +137,8 @@ json_bytes! {
     TargetText: "target", "target_hex";
     /// A private directory; `private` and `private_hex`.
     PrivateText: "private", "private_hex";
+    /// How the lines of a text differ; `patch` and `patch_hex`.
+    PatchText: "patch", "patch_hex";
 }
 
 impl PathText {

@@ -11,7 +11,7 @@ use super::{InspectError, Node, Step, View};
 
 /// Levels of directories that are shown at most: answers are built, printed and dropped level
 /// by level of the stack, and any program may have made a tree deeper than that holds.
-const MOST_LEVELS: usize = 1024;
+pub const MOST_LEVELS: usize = 1024;
 
 /// A file, and what is below it if it is a directory.
 #[derive(Clone, Debug, Serialize)]
@@ -42,6 +42,9 @@ pub struct Branch {
     pub children: Option<Vec<Branch>>,
     #[serde(skip)]
     pub(crate) node: Node,
+    /// Whether something below is not shown, for it lies too deep.
+    #[serde(skip)]
+    pub cut: bool,
 }
 
 impl Branch {
@@ -81,6 +84,7 @@ impl View {
                 opaque: node.opaque,
                 children: (node.kind.is_directory() && names - top < depth).then(Vec::new),
                 node: node.clone(),
+                cut: false,
             });
             Ok::<_, InspectError>(Step::Into)
         })?;
@@ -100,6 +104,7 @@ fn close(open: &mut Vec<Branch>, level: usize) {
         if let Some(outer) = open.last_mut() {
             outer.size_bytes = outer.size_bytes.saturating_add(done.size_bytes);
             outer.files += done.files;
+            outer.cut |= done.cut || outer.children.is_none();
             if let Some(children) = &mut outer.children {
                 children.push(done);
             }

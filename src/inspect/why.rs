@@ -145,11 +145,7 @@ impl Library {
                     let source = Some(self.source(container, &inode)?);
                     Ok(Why { state: State::Removed, source, ..none })
                 }
-                None => Err(InspectError::NoPath {
-                    whole: container.describe(),
-                    path: path.to_string(),
-                    hint: String::new(),
-                }),
+                None => Err(container.no_path(path)),
             },
         }
     }

@@ -286,3 +286,73 @@ fn what_a_quiet_mount_would_have_said_is_said_by_the_next() {
     // Once is enough.
     assert_eq!(mount(&[]), "");
 }
+
+#[test]
+fn a_content_diff_in_json_has_the_patch_of_each_file_and_every_byte_of_it() {
+    let stage = Stage::new("diffpatch");
+    let root = stage.mount("ct");
+    script(
+        root.path(),
+        r"printf 'line 1\nl\344rm \033[31m\n' >etc/conf; echo new >etc/new; chmod 600 etc/owned
+          printf 'a\0b' >etc/binary; rm etc/conf.d/a; ln -s there etc/link2",
+    );
+    let told = stage.json(["diff", "ct", "--content", "/etc"]);
+    let patch = |path: &str, member: &str| {
+        let changes = told["changes"].as_array().unwrap();
+        let change = changes.iter().find(|change| change["path"] == path).unwrap();
+        change[member].as_str().map(str::to_owned)
+    };
+    let plain = stage.store.mica(["diff", "ct", "--content", "/etc/conf"]).capture().stdout;
+    let hex: String = plain.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(patch("/etc/conf", "patch_hex"), Some(hex));
+    let new = "--- /dev/null\n+++ b/etc/new\n@@ -0,0 +1 @@\n+new\n";
+    assert_eq!(patch("/etc/new", "patch").as_deref(), Some(new));
+    assert_eq!(patch("/etc/new", "patch_hex"), None);
+    assert!(patch("/etc/conf.d/a", "patch").unwrap().contains("-a\n"));
+    assert!(patch("/etc/binary", "patch").unwrap().starts_with("Binary files"));
+    assert_eq!(patch("/etc/owned", "patch"), None);
+    // As `template diff` has it.
+    stage.store.mica(["commit", "ct", "made"]).succeed();
+    let other = stage.json(["template", "diff", "base", "made", "--content", "/etc/conf"]);
+    assert_eq!(
+        other["differences"][0]["patch_hex"].as_str().map(str::to_owned),
+        patch("/etc/conf", "patch_hex")
+    );
+    let counted = stage.json(["diff", "ct", "--stat"]);
+    assert!(counted.get("changes").is_none() && counted["totals"]["added"]["paths"] == 3);
+}
+
+#[test]
+fn a_path_is_answered_with_all_that_changed_it_and_one_that_never_was_with_the_nearest() {
+    let stage = Stage::new("diffpath");
+    let root = stage.mount("ct");
+    script(
+        root.path(),
+        "rm -r usr/share/doc/a; mv srv/data srv/moved; rm -r etc/conf.d; mkdir etc/conf.d; mkdir new",
+    );
+    let names = |path: &str| stage.store.mica(["diff", "ct", "-q", path]).answer();
+    assert_eq!(names("/usr/share/doc/a/x"), "/usr/share/doc/a\n");
+    for moved in ["/srv/data", "/srv/data/deep/file", "/srv/moved/deep/file"] {
+        assert_eq!(names(moved), "/srv/moved\n", "{moved}");
+    }
+    assert!(names("/etc/conf.d/b").contains("/etc/conf.d\n"));
+    assert_eq!(names("/bin/tool"), "");
+    for verb in ["diff", "why", "revert"] {
+        for (wanted, near) in [
+            ("/etc/cnof", "/etc/conf"),
+            ("ect/conf", "/etc"),
+            ("/srv/movde", "/srv/moved"),
+            ("/nwe", "/new"),
+            ("/bin/tool/x", ""),
+            ("/usr/share/doc/nothing", ""),
+        ] {
+            let refused = stage.store.mica([verb, "ct", wanted]).refuse();
+            let hint =
+                if near.is_empty() { String::new() } else { format!("; did you mean {near}?") };
+            let told = format!("root ct has no /{}{hint}\n", wanted.trim_start_matches('/'));
+            assert!(refused.ends_with(&told), "{verb}: {refused}");
+        }
+    }
+    let refused = stage.store.mica(["template", "diff", "base", "base", "/etc/cnof"]).refuse();
+    assert!(refused.contains("did you mean /etc/conf?"), "{refused}");
+}

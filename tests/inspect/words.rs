@@ -70,7 +70,9 @@ fn what_means_nothing_is_answered_with_the_nearest_name() {
     refused(&["template", "diff", "debian:12", "debian:13"], &["did you mean \"debian:12\"?"]);
     refused(&["template", "check", "debian"], &["did you mean \"debian:12\"?"]);
     refused(&["template", "check", "x*"], &["x*"]);
-    refused(&["layer", "tree", "debian:12"], &["no layer is called"]);
+    refused(&["layer", "tree", "debian:12"], &["no layer is called", "mica template history"]);
+    refused(&["layer", "show", "f"], &["no layer is called", "2 digits"]);
+    refused(&["layer", "show", "nothing"], &["no layer is called", "mica layer list"]);
     refused(&["template", "cat", "debian:12", "/etc/paswd"], &["did you mean /etc/passwd?"]);
     refused(&["template", "cat", "debian:12", "/etc/passwd/x"], &["has no /etc/passwd/x"]);
     refused(&["template", "cat", "debian:12", "/usr"], &["/usr", "directory"]);
@@ -79,6 +81,10 @@ fn what_means_nothing_is_answered_with_the_nearest_name() {
     refused(&["template", "files", "debian:12", "--name", ""], &["pattern"]);
     refused(&["template", "tree", "debian:12", "--layer", "2"], &["1 layer", "numbered from 1"]);
     refused(&["template", "tree", "debian:12", "--layer", "0"], &["has no layer \"0\""]);
+    let nobody = desk.mica(["store", "who-has", "/etc/paswd"]).capture();
+    assert_eq!(nobody.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&nobody.stderr).into_owned();
+    assert!(told.contains("a file /etc/paswd; did you mean /etc/passwd?"), "{told}");
     let object = mica::object::ObjectId::of(b"text").to_string();
     refused(&["template", "tree", &object], &["no template or layer or stack"]);
     let stack =
@@ -149,6 +155,25 @@ fn a_tree_of_any_depth_is_shown() {
     ] {
         desk.mica(arguments.iter().copied()).succeed();
     }
+    // What is left out is told, and jq of Debian 12, which reads 256 nested values, can read it.
+    for (more, levels) in [(&[][..], "1024 directories"), (&["--json"], "120 directories")] {
+        let output = desk.mica(["template", "tree", "deep"]).args(more).capture();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains(levels), "{told}");
+    }
+    let json = desk.mica(["template", "tree", "deep", "--json"]).succeed();
+    let (mut nested, mut most) = (0, 0);
+    for letter in json.bytes() {
+        match letter {
+            b'{' | b'[' => nested += 1,
+            b'}' | b']' => nested -= 1,
+            _ => {}
+        }
+        most = most.max(nested);
+    }
+    assert!((200..256).contains(&most), "{most}");
+    let asked = desk.mica(["template", "tree", "deep", "--depth", "3"]).capture();
+    assert_eq!(String::from_utf8_lossy(&asked.stderr), "");
     assert_eq!(desk.json(["template", "tree", "deep", "--depth", "1"])["size_bytes"], 7);
     let differing = desk.json(["template", "diff", "flat", "deep", "--stat"]);
     assert_eq!(differing["totals"]["added"], 2001);

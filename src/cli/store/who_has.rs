@@ -12,12 +12,15 @@ use crate::cli::FOUND;
 use crate::cli::arguments::WhoHas;
 use crate::cli::output::{Output, Paint, complain, count, printable, size};
 use crate::inspect::holders::{Answer, Content, Glob, HeldAs, Wanted};
-use crate::inspect::{InspectError, Library, Meaning, Sort};
+use crate::inspect::{InspectError, Library, Meaning, Sort, View};
 use crate::layer::LayerPath;
 use crate::object::ObjectId;
 
 /// The fewest digits that are taken for the beginning of a digest rather than for a name.
 const LEAST_DIGITS: usize = 6;
+
+/// In how many templates the name that was meant is looked for: each takes a while.
+const NEAR_IN: usize = 8;
 
 pub(super) fn run(asked: &WhoHas, store: &Path, output: Output) -> Result<ExitCode> {
     let library = Library::open(store)?;
@@ -31,7 +34,7 @@ pub(super) fn run(asked: &WhoHas, store: &Path, output: Output) -> Result<ExitCo
     } else if output.is_quiet() {
         output.names(names(&answer))?;
     } else {
-        print(&answer, asked, output)?;
+        print(&answer, asked, &|| near(&wanted, &library), output)?;
     }
     for sentence in &answer.damaged {
         complain(sentence);
@@ -96,7 +99,21 @@ fn names(answer: &Answer) -> Vec<String> {
     names
 }
 
-fn print(answer: &Answer, asked: &WhoHas, output: Output) -> Result<()> {
+/// What was probably meant by a path that nobody has, as the end of a clause.
+fn near(wanted: &Wanted, library: &Library) -> String {
+    let Wanted::Path(path) = wanted else { return String::new() };
+    let stacks = library.templates().unwrap_or_default().into_iter().map(|one| one.stack);
+    let mut hints = stacks.take(NEAR_IN).filter_map(|stack| {
+        let view = View::of_stack(library, String::new(), &stack).ok()?;
+        match view.get(path) {
+            Err(InspectError::NoPath { hint, .. }) => Some(hint).filter(|hint| !hint.is_empty()),
+            Ok(_) | Err(_) => None,
+        }
+    });
+    hints.next().unwrap_or_default()
+}
+
+fn print(answer: &Answer, asked: &WhoHas, near: &dyn Fn() -> String, output: Output) -> Result<()> {
     for content in &answer.contents {
         print_content(content, asked.versions.is_some(), output)?;
     }
@@ -106,7 +123,8 @@ fn print(answer: &Answer, asked: &WhoHas, output: Output) -> Result<()> {
     }
     if answer.contents.is_empty() && answer.unknown.is_empty() {
         let word = asked.versions.as_deref().or(asked.word.as_deref()).unwrap_or_default();
-        complain(&format!("no template and no root has a file {}", printable(word.as_bytes())));
+        let word = printable(word.as_bytes());
+        complain(&format!("no template and no root has a file {word}{}", near()));
     }
     let private = &answer.private;
     let open = private.unhashed + private.changed;

@@ -1,6 +1,6 @@
 //! `mica template diff OLD NEW [PATH…]`
 
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -11,8 +11,9 @@ use super::{layer_path, view};
 use crate::cli::FOUND;
 use crate::cli::arguments::TreeDiff;
 use crate::cli::output::{Output, Paint, printable, size};
-use crate::cli::patch::{LIMIT_BYTES, is_text, patch};
+use crate::cli::patch::{LIMIT_BYTES, is_text, patch, visible};
 use crate::inspect::diff::content_bytes;
+use crate::inspect::text::PatchText;
 use crate::inspect::{
     Content, Counter, Difference, DifferenceText, Letter, Library, Node, Tally, View, diff,
 };
@@ -49,6 +50,13 @@ pub(super) fn run(wanted: &TreeDiff, store: &Path, output: Output) -> Result<Exi
         }
         anyhow::Ok(())
     })?;
+    let lies = |path: &LayerPath| found.iter().any(|difference| lies_in(&difference.path, path));
+    for path in paths.iter().filter(|path| !lies(path)) {
+        // That nothing differs may not be said of what there never was.
+        if sides.before.find(path)?.is_none() {
+            sides.after.get(path)?;
+        }
+    }
     let totals = counter.tally();
     if wanted.json.json {
         output.json(&sides.answer(wanted, totals, &found)?)?;
@@ -59,7 +67,7 @@ pub(super) fn run(wanted: &TreeDiff, store: &Path, output: Output) -> Result<Exi
     } else if wanted.content {
         output.pour(|out| {
             found.iter().try_for_each(|difference| {
-                let text = sides.content(difference)?;
+                let text = sides.content(difference, &visible)?;
                 if text.is_empty() {
                     // Something else than lines: a mode, an empty file.
                     return Ok(writeln!(out, "{}", line(difference, output))?);
@@ -137,8 +145,7 @@ impl Sides {
             for difference in found {
                 let mut text = difference.text(&self.before, &self.after)?;
                 if wanted.content && difference.is_of_content() {
-                    let patch = self.content(difference)?;
-                    text.patch = Some(String::from_utf8_lossy(&patch).into_owned());
+                    text.patch = Some(PatchText(self.content(difference, &|line| line.to_vec())?));
                 }
                 differences.push(text);
             }
@@ -152,7 +159,7 @@ impl Sides {
     }
 
     /// How the content differs, as `diff -u` writes it; nothing if it does not.
-    fn content(&self, difference: &Difference) -> Result<Vec<u8>> {
+    fn content(&self, difference: &Difference, show: &dyn Fn(&[u8]) -> Vec<u8>) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         if !difference.is_of_content() {
             return Ok(out);
@@ -171,22 +178,12 @@ impl Sides {
         let labels = (label("a", &old), label("b", &new));
         match (text(&old), text(&new)) {
             (Some(before), Some(after)) => {
-                patch(&mut out, (&labels.0, before), (&labels.1, after), &visible)?;
+                patch(&mut out, (&labels.0, before), (&labels.1, after), show)?;
             }
             _ => writeln!(out, "Binary files {} and {} differ", labels.0, labels.1)?,
         }
         Ok(out)
     }
-}
-
-/// A line as it may be written: a terminal is protected from what a file holds, a pipe gets
-/// the bytes themselves.
-fn visible(line: &[u8]) -> Vec<u8> {
-    if !io::stdout().is_terminal() {
-        return line.to_vec();
-    }
-    let parts = line.split(|byte| *byte == b'\t').map(printable);
-    parts.collect::<Vec<_>>().join("\t").into_bytes()
 }
 
 /// Text that can be compared by its lines; what is not there has none.

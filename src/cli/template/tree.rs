@@ -9,8 +9,12 @@ use anyhow::Result;
 use super::{layer, layer_path, view};
 use crate::cli::arguments::{Tree, TreeShape};
 use crate::cli::output::{Output, Paint, printable, size};
+use crate::inspect::tree::MOST_LEVELS;
 use crate::inspect::{Branch, Kind, Library, View};
 use crate::layer::FileKind;
+
+/// Levels of an answer in JSON: two nested values each, of which jq 1.6 reads 256.
+const JSON_LEVELS: usize = 120;
 
 pub(super) fn run(wanted: &Tree, store: &Path, output: Output) -> Result<()> {
     let library = Library::open(store)?;
@@ -29,7 +33,14 @@ pub(in crate::cli) fn show(
     output: Output,
 ) -> Result<()> {
     let (path, _) = view.follow(&layer_path(path)?)?;
-    let top = view.tree(&path, shape.depth)?;
+    let most = if shape.json.json { JSON_LEVELS } else { MOST_LEVELS };
+    let top = view.tree(&path, Some(shape.depth.unwrap_or(most).min(most)))?;
+    if top.cut && shape.depth.is_none_or(|depth| depth > most) {
+        output.note(format!(
+            "what lies more than {most} directories deep is not shown; name a directory further \
+             down, or ask `template files`"
+        ));
+    }
     if shape.json.json {
         return output.json(&top);
     }
