@@ -58,6 +58,12 @@ fn the_parts_add_up_to_the_page_cache_of_the_host() {
     assert_eq!(bytes(&memory, "total_bytes"), meminfo("MemTotal:"));
 }
 
+/// Fails unless a figure is that of what was read, once. A host short of memory takes pages back at
+/// any time; a second copy would double it.
+fn is_resident(found: u64, read: u64) {
+    assert!((read - read / 8..=read).contains(&found), "{found} of {read} bytes");
+}
+
 #[test]
 fn two_roots_that_read_a_shared_file_have_one_copy_of_it() {
     let stage = Stage::new("df-shared");
@@ -68,26 +74,26 @@ fn two_roots_that_read_a_shared_file_have_one_copy_of_it() {
     let len = fs::read(one.path().join("usr/lib/libone.so.1")).unwrap().len() as u64;
     let pages = len.next_multiple_of(rustix::param::page_size() as u64);
     let once = stage.df();
-    assert_eq!(bytes(&once["memory"], "objects_bytes"), pages);
+    is_resident(bytes(&once["memory"], "objects_bytes"), pages);
     fs::read(two.path().join("usr/lib/libone.so.1")).unwrap();
     let twice = stage.df();
-    assert_eq!(bytes(&twice["memory"], "objects_bytes"), pages);
+    is_resident(bytes(&twice["memory"], "objects_bytes"), pages);
     // It is in the first template alone.
-    assert_eq!(bytes(template(&twice, "debian:1"), "resident_exclusive_bytes"), pages);
+    is_resident(bytes(template(&twice, "debian:1"), "resident_exclusive_bytes"), pages);
     assert_eq!(bytes(template(&twice, "debian:2"), "resident_bytes"), 0);
     for name in ["one", "two"] {
         let root = root(&twice, name);
-        assert_eq!(bytes(root, "resident_shared_bytes"), pages);
+        is_resident(bytes(root, "resident_shared_bytes"), pages);
         assert_eq!(bytes(root, "resident_cached_bytes"), 0);
         // mica.json alone.
-        assert_eq!(bytes(root, "resident_private_bytes"), rustix::param::page_size() as u64);
+        assert!(bytes(root, "resident_private_bytes") <= rustix::param::page_size() as u64);
     }
     // What both templates have is shared between them.
     let bash = fs::read(one.path().join("usr/bin/bash")).unwrap().len() as u64;
     let bash = bash.next_multiple_of(rustix::param::page_size() as u64);
     let usage = stage.df();
-    assert_eq!(bytes(&usage["memory"], "objects_shared_bytes"), bash);
-    assert_eq!(bytes(template(&usage, "debian:2"), "resident_bytes"), bash);
+    is_resident(bytes(&usage["memory"], "objects_shared_bytes"), bash);
+    is_resident(bytes(template(&usage, "debian:2"), "resident_bytes"), bash);
     assert_eq!(bytes(template(&usage, "debian:2"), "resident_exclusive_bytes"), 0);
 }
 
@@ -101,19 +107,19 @@ fn each_root_has_its_own_cache_of_what_does_not_pass_through() {
     assert_eq!((count("one"), count("two")), (0, 0));
     // In /srv files are coherent: cached by the root itself.
     let table = fs::read(one.path().join("srv/data/table")).unwrap().len() as u64;
-    assert_eq!(count("one"), page(table));
+    is_resident(count("one"), page(table));
     // In /usr they pass through, unless nothing does.
     let library = fs::read(one.path().join("usr/lib/libone.so.1")).unwrap().len() as u64;
-    assert_eq!(count("one"), page(table));
+    is_resident(count("one"), page(table));
     fs::read(two.path().join("usr/lib/libone.so.1")).unwrap();
     fs::write(two.path().join("etc/new"), vec![7; 300_000]).unwrap();
     fs::read(two.path().join("etc/new")).unwrap();
-    assert_eq!(count("two"), page(library) + page(300_000));
+    is_resident(count("two"), page(library) + page(300_000));
     let usage = stage.df();
-    let sum = count("one") + count("two");
-    assert_eq!(bytes(&usage["memory"], "cached_bytes"), sum);
+    let both = page(table) + page(library) + page(300_000);
+    is_resident(bytes(&usage["memory"], "cached_bytes"), both);
     drop_pages(&two.path().join("usr/lib/libone.so.1"));
-    assert_eq!(count("two"), page(300_000));
+    is_resident(count("two"), page(300_000));
 }
 
 #[test]
@@ -135,10 +141,11 @@ fn looking_changes_nothing() {
     };
     described();
     let before = described();
-    let resident = root(&stage.df(), "one")["resident_cached_bytes"].clone();
+    let resident = || bytes(root(&stage.df(), "one"), "resident_cached_bytes");
+    let seen = resident();
     let after = described();
     assert_eq!(before, after);
-    assert_eq!(root(&stage.df(), "one")["resident_cached_bytes"], resident);
+    is_resident(resident(), seen);
 }
 
 fn library_like_use(root: &Path) {

@@ -35,8 +35,13 @@ fn two_roots_that_read_one_program_hold_one_copy_of_it() {
         assert!(sum < u64::MAX);
         (resident_bytes(file.as_fd()).unwrap(), resident_bytes(object.as_fd()).unwrap())
     };
-    assert_eq!(read(&one), (0, BIG_BYTES), "(in the root's own cache, in the object's)");
-    assert_eq!(read(&two), (0, BIG_BYTES), "(in the root's own cache, in the object's)");
+    for root in [&one, &two] {
+        let (own, objects) = read(root);
+        assert_eq!(own, 0, "in the root's own cache");
+        // A host short of memory takes pages back at any time.
+        let most = BIG_BYTES - BIG_BYTES / 16..=BIG_BYTES;
+        assert!(most.contains(&objects), "{objects} bytes in the object's");
+    }
 }
 
 /// KiB of memory that the process `pid` has written to. Pages of the program itself are its own
