@@ -62,6 +62,8 @@ pub fn run(
     background: Background,
     ready: impl FnOnce(&NodeAnswer),
 ) -> Result<(), ServeError> {
+    // What blocks runs on many threads for moments; a heap for each would keep what it freed.
+    crate::sys::memory::keep_one_heap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_keep_alive(Duration::from_secs(2))

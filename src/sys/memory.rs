@@ -17,8 +17,8 @@ pub fn map_large_blocks() {
 
 /// Lets all threads of this process have one heap, which keeps little of what is freed.
 ///
-/// A heap for each thread is for who allocates all the time; a mount process waits. To be called
-/// before it has threads: a heap that is there stays.
+/// A heap for each thread is for who allocates all the time; a mount process waits, and so does the
+/// daemon. To be called before there are threads: a heap that is there stays.
 pub fn keep_one_heap() {
     /// As much freed memory at the heap's end as the next large listing or read may want again.
     /// By itself the allocator keeps twice the largest block it ever gave back.

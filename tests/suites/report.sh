@@ -54,3 +54,28 @@ by_counts() {
     long) echo "$3" ;;
     esac
 }
+
+# at_once FUNCTION ARGUMENT...: calls the function with each argument, all at the same time. Each has a
+# log of its own, which joins the suite's when it has ended.
+at_once() {
+    local function=$1 argument status=0
+    shift
+    local -A running=()
+    for argument in "$@"; do
+        logged "$MICA_TEST_LOG.$argument" "$function" "$argument" &
+        running[$argument]=$!
+    done
+    for argument in "$@"; do
+        wait "${running[$argument]}" || status=$?
+        cat "$MICA_TEST_LOG.$argument"
+        rm "$MICA_TEST_LOG.$argument"
+    done
+    return "$status"
+}
+
+# logged LOG FUNCTION ARGUMENT...
+logged() {
+    local MICA_TEST_LOG=$1
+    shift
+    "$@" >"$MICA_TEST_LOG" 2>&1
+}
