@@ -24,6 +24,7 @@ pub mod mountpoint;
 mod nearest;
 pub mod options;
 mod pace;
+pub(crate) mod parallel;
 mod place;
 mod recall;
 mod refer;

@@ -11,10 +11,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::mount_table;
+use super::parallel::each;
 use super::store::{ROOTS, Store, StoreError};
 use crate::catalog::RootKey;
 use crate::control::{Client, ControlError, Socket};
@@ -26,6 +28,9 @@ const FORMAT: u32 = 1;
 
 /// Longest name of a root, in bytes: it also names files.
 const NAME_LIMIT: usize = 64;
+
+/// Room for most records.
+const RECORD_BYTES: usize = 4096;
 
 /// Why a root cannot be registered, found or read.
 #[derive(Debug, thiserror::Error)]
@@ -261,16 +266,36 @@ impl Roots {
     /// # Errors
     /// [`RootError::System`] if the directory cannot be listed.
     pub fn list_each(&self) -> Result<Vec<Result<RootRecord, RootError>>, RootError> {
-        let mut records = Vec::new();
+        let mut names = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(system("list", &self.path))? {
-            let entry = entry.map_err(system("list", &self.path))?;
-            let name = entry.file_name();
+            let name = entry.map_err(system("list", &self.path))?.file_name();
             let is_record = Path::new(&name).extension() == Some(OsStr::new("json"));
             if is_record && !durable::is_staged(&name) {
-                records.extend(read(&entry.path()).transpose());
+                names.push(name);
             }
         }
-        Ok(records)
+        // A thousand of them take longer than most questions that are asked of them.
+        let records = each(&mut names, |name| self.read(name).transpose());
+        Ok(records.into_iter().flatten().collect())
+    }
+
+    /// The record in the file `name`; none if it is gone.
+    fn read(&self, name: &OsStr) -> Result<Option<RootRecord>, RootError> {
+        let path = || self.path.join(name);
+        let read = || {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&self.dir, name, flags, Mode::empty())?;
+            let mut text = Vec::with_capacity(RECORD_BYTES);
+            while rustix::io::read(&file, rustix::buffer::spare_capacity(&mut text))? > 0 {
+                text.reserve(RECORD_BYTES / 2);
+            }
+            Ok(text)
+        };
+        match rustix::io::retry_on_intr(read) {
+            Ok(text) => parse(&text, path).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(system("read", &path())(errno.into())),
+        }
     }
 
     /// The record that `wanted` means: a name, an identity, a mountpoint or a private
@@ -310,7 +335,7 @@ impl Roots {
     /// # Errors
     /// As [`Roots::list`].
     pub fn reread(&self, record: &RootRecord) -> Result<Option<RootRecord>, RootError> {
-        read(&self.path.join(Self::record_name(&record.id)))
+        self.read(&Self::record_name(&record.id))
     }
 
     /// The record as it is now, if it still tells of this very mount of the root.
@@ -318,7 +343,7 @@ impl Roots {
     /// # Errors
     /// As [`Roots::list`].
     pub fn current(&self, record: &RootRecord) -> Result<Option<RootRecord>, RootError> {
-        let found = read(&self.path.join(Self::record_name(&record.id)))?;
+        let found = self.read(&Self::record_name(&record.id))?;
         Ok(found.filter(|found| found.mount == record.mount))
     }
 
@@ -485,22 +510,23 @@ impl LockedRoots<'_> {
 }
 
 /// Reads one record; `None` if it went away meanwhile.
-fn read(path: &Path) -> Result<Option<RootRecord>, RootError> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(system("read", path)(error)),
-    };
+/// Reads a record; `path` is where it is.
+fn parse(text: &[u8], path: impl Fn() -> PathBuf) -> Result<RootRecord, RootError> {
     #[derive(Deserialize)]
     struct Versioned {
         format: u32,
     }
-    let damaged = |source| RootError::Damaged { path: path.to_owned(), source };
-    let found = serde_json::from_slice::<Versioned>(&text).map_err(damaged)?.format;
-    if found != FORMAT {
-        return Err(RootError::Version { path: path.to_owned(), found });
+    match serde_json::from_slice::<RootRecord>(text) {
+        Ok(record) if record.format == FORMAT => Ok(record),
+        // Another format may have anything else in it.
+        read => match serde_json::from_slice::<Versioned>(text) {
+            Ok(Versioned { format }) if format != FORMAT => {
+                Err(RootError::Version { path: path(), found: format })
+            }
+            Ok(_) => read.map_err(|source| RootError::Damaged { path: path(), source }),
+            Err(source) => Err(RootError::Damaged { path: path(), source }),
+        },
     }
-    serde_json::from_slice(&text).map(Some).map_err(damaged)
 }
 
 /// Whether a new root may have this name.

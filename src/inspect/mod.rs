@@ -14,7 +14,6 @@ mod follow;
 pub mod history;
 pub mod holders;
 mod library;
-mod parallel;
 pub mod resolve;
 pub mod revert;
 pub mod strata;

@@ -21,10 +21,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::parallel::each;
 use super::text::PathText;
 use super::{InspectError, Library};
 use crate::catalog::{Catalog, CatalogError, Glance, Held, Kept, RootKey, Session};
+use crate::host::parallel::each;
 use crate::host::{RootRecord, sentence};
 use crate::layer::{LayerId, LayerPath, Stack, StackId, Template, TemplateName};
 use crate::object::{ObjectId, identify};

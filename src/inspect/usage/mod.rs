@@ -20,8 +20,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::parallel::each;
 use super::{InspectError, Library};
+use crate::host::parallel::each;
 use crate::host::{RootRecord, sentence};
 use crate::layer::{LayerId, Manifest, Stack, StackId, Template, TemplateName};
 use files::Files;

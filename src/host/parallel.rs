@@ -2,7 +2,7 @@
 
 /// Does `work` on each of `things`, with as many threads as there are processors; the results
 /// are in the order of the things.
-pub(super) fn each<T: Send, R: Send>(
+pub(crate) fn each<T: Send, R: Send>(
     things: &mut [T],
     work: impl Fn(&mut T) -> R + Sync,
 ) -> Vec<R> {
