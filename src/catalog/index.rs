@@ -2,8 +2,13 @@
 //!
 //! ```text
 //! index/      its flock (exclusive) says: the database is in use
-//! index/db/   sled 0.34: "format" → FORMAT; tree `private`, see `private.rs`
+//! index/db/   sled 0.34: "format" → FORMAT; tree `private`, see `private.rs`;
+//!             "live" → bytes of all rows when it was last made anew; "written" → bytes written since
+//! index/db.new/   a database being made anew, or the one before
 //! ```
+//! Whoever opens a database of sled's writes zeros over every part of its file that nothing lies in
+//! any more, and syncs them: a question that changes nothing would write what all changes before it
+//! left behind. So it is made anew, with next to no such parts, once as much was written as it holds.
 //! sled 0.34 panics where it meets some kinds of damage, and locks the database for itself; so
 //! all calls run under `catch_unwind`, and our own lock comes first. Whatever goes wrong, the
 //! database is deleted, and what it knew is found out again.
@@ -13,17 +18,23 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstat, openat, stat};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, fstat, openat, stat};
 use rustix::io::Errno;
 
 /// Version of the keys and values.
 const FORMAT: &[u8] = b"mica-index-2";
 
+/// Where the database is made anew.
+const ANEW: &str = "db.new";
+
 /// Memory that sled may use for what it reads, in bytes.
 const CACHE_BYTES: u64 = 64 << 20;
+
+/// What may always be written before the database is made anew, in bytes.
+const SLACK_BYTES: u64 = 1 << 20;
 
 /// How often a lock that is taken is tried again.
 const RETRY: Duration = Duration::from_millis(5);
@@ -50,6 +61,8 @@ pub struct Session {
     path: PathBuf,
     db: Option<(sled::Db, sled::Tree)>,
     broken: AtomicBool,
+    /// Bytes of the rows that this session wrote.
+    written: AtomicU64,
     _lock: OwnedFd,
 }
 
@@ -71,8 +84,13 @@ impl Session {
             let opened = catch_unwind(AssertUnwindSafe(|| open(path)));
             let error = match opened.unwrap_or(Err(IndexError::Panicked)) {
                 Ok(db) => {
-                    let broken = AtomicBool::new(false);
-                    return Some(Self { path: path.to_owned(), db: Some(db), broken, _lock: lock });
+                    return Some(Self {
+                        path: path.to_owned(),
+                        db: Some(db),
+                        broken: AtomicBool::new(false),
+                        written: AtomicU64::new(0),
+                        _lock: lock,
+                    });
                 }
                 Err(error) => error,
             };
@@ -99,6 +117,11 @@ impl Session {
         self.broken.store(true, Ordering::Relaxed);
     }
 
+    /// Counts what was written.
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Works on the rows.
     pub(super) fn run<T>(
         &self,
@@ -123,7 +146,23 @@ impl Drop for Session {
     fn drop(&mut self) {
         // Closing writes, which can fail where the disk is damaged like anything else.
         let db = self.db.take();
-        let closed = catch_unwind(AssertUnwindSafe(|| drop(db)));
+        let written = self.written.load(Ordering::Relaxed);
+        let whole = !self.broken.load(Ordering::Relaxed);
+        let closed = catch_unwind(AssertUnwindSafe(|| {
+            let Some((db, rows)) = db else { return Ok(()) };
+            let again = whole && written > 0 && is_worn(&db, written)?;
+            if again {
+                copy(&db, &rows, &self.path)?;
+            }
+            drop((db, rows));
+            if again { replace(&self.path).map_err(sled::Error::from) } else { Ok(()) }
+        }));
+        if let Ok(Err(error)) = &closed {
+            // It goes on as it is.
+            tracing::info!(path = %self.path.display(), %error, "the index is not made anew");
+            // Nor does half of another one help anybody; the next attempt removes it, too.
+            let _gone = remove(&self.path.join(ANEW));
+        }
         if (closed.is_err() || self.broken.load(Ordering::Relaxed))
             && let Err(error) = delete(&self.path)
         {
@@ -132,14 +171,59 @@ impl Drop for Session {
     }
 }
 
-fn open(path: &Path) -> Result<(sled::Db, sled::Tree), IndexError> {
-    let db = sled::Config::new()
-        .path(database(path))
+/// Counts what was written; whether that is as much as the database holds.
+fn is_worn(db: &sled::Db, written: u64) -> Result<bool, sled::Error> {
+    let number = |key: &str| {
+        let value = db.get(key)?;
+        let bytes = value.as_deref().and_then(|value| value.try_into().ok());
+        Ok::<_, sled::Error>(bytes.map_or(0, u64::from_le_bytes))
+    };
+    let written = number("written")?.saturating_add(written);
+    db.insert("written", &written.to_le_bytes())?;
+    Ok(written > number("live")?.max(SLACK_BYTES))
+}
+
+/// Copies all rows to a new database beside the old one.
+fn copy(db: &sled::Db, rows: &sled::Tree, path: &Path) -> Result<(), sled::Error> {
+    let place = path.join(ANEW);
+    remove(&place)?;
+    let anew = configured(&place)?;
+    let copied = anew.open_tree("private")?;
+    let mut live = 0_u64;
+    // From the last to the first: a page that was split is not written to again.
+    for row in rows.iter().rev() {
+        let (key, value) = row?;
+        live += (key.len() + value.len()) as u64;
+        copied.insert(key, value)?;
+    }
+    if let Some(format) = db.get("format")? {
+        anew.insert("format", format)?;
+    }
+    anew.insert("live", &live.to_le_bytes())?;
+    anew.flush()?;
+    Ok(())
+}
+
+/// Puts the new database in the place of the old one.
+fn replace(path: &Path) -> io::Result<()> {
+    let (old, anew) = (database(path), path.join(ANEW));
+    let placed = rustix::fs::renameat_with(CWD, &anew, CWD, &old, RenameFlags::EXCHANGE);
+    remove(&anew)?;
+    Ok(placed?)
+}
+
+fn configured(database: &Path) -> Result<sled::Db, sled::Error> {
+    sled::Config::new()
+        .path(database)
         .cache_capacity(CACHE_BYTES)
         .mode(sled::Mode::LowSpace)
         // No thread that flushes: closing does.
         .flush_every_ms(None)
-        .open()?;
+        .open()
+}
+
+fn open(path: &Path) -> Result<(sled::Db, sled::Tree), IndexError> {
+    let db = configured(&database(path))?;
     match db.get("format")? {
         Some(format) if format == FORMAT => {}
         None if !db.was_recovered() => {
@@ -196,7 +280,11 @@ fn database(path: &Path) -> PathBuf {
 }
 
 fn delete(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(database(path)) {
+    remove(&database(path))
+}
+
+fn remove(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
     }

@@ -209,6 +209,7 @@ impl Session {
         }
         self.run(|rows| {
             let mut batch = sled::Batch::default();
+            let mut written = 0;
             for byte in 0..=u8::MAX {
                 let old = rows.get([b'h', byte])?.unwrap_or_default();
                 let mut bucket = read_bucket(&old).ok_or(IndexError::Malformed)?;
@@ -223,6 +224,7 @@ impl Session {
                     })
                     .collect();
                 if bytes != *old {
+                    written += bytes.len();
                     batch.insert(&[b'h', byte], bytes);
                 }
             }
@@ -232,11 +234,14 @@ impl Session {
                 batch.remove(&row_key(b'r', root));
             }
             for (root, (glance, kept)) in found {
-                batch.insert(&row_key(b's', root), write_glance(glance));
-                batch.insert(&row_key(b'b', root), encode(kept));
+                let (glance, kept) = (write_glance(glance), encode(kept));
+                written += glance.len() + kept.len();
+                batch.insert(&row_key(b's', root), glance);
+                batch.insert(&row_key(b'b', root), kept);
             }
             rows.apply_batch(batch)?;
             rows.flush()?;
+            self.wrote(written);
             Ok(())
         })
     }
@@ -274,6 +279,7 @@ impl Session {
             if bytes.is_empty() {
                 rows.remove(key)?;
             } else {
+                self.wrote(bytes.len());
                 rows.insert(key, bytes)?;
             }
             rows.flush()?;

@@ -376,3 +376,51 @@ fn twenty_writers_and_readers_agree_while_the_index_is_deleted_under_them() {
     let _occupied = store.occupy();
     assert_eq!(store.all_answers(&store.impatient()), indexed);
 }
+
+/// Parts of sled's file that nothing lies in: whoever opens it writes each again.
+fn blank_parts(index: &Path) -> usize {
+    let file = fs::read(index.join("db/db")).unwrap();
+    file.chunks(512 * 1024).filter(|part| part.iter().all(|byte| *byte == 0)).count()
+}
+
+#[test]
+fn what_was_written_over_is_not_written_again_by_every_question() {
+    let store = TestStore::new();
+    let catalog = store.catalog();
+    let roots: BTreeSet<RootKey> = (0..150_u64).map(u64::to_be_bytes).collect();
+    let kept = |round: u64, root: &RootKey| -> Vec<Kept> {
+        let file = |number: u64| Kept {
+            path: format!("var/lib/some/file-{number}").into_bytes(),
+            identity: Identity { ino: number, ..Identity::default() },
+            held: Held::Private(Some(object(
+                round * 1_000_000 + u64::from(root[7]) * 1000 + number,
+            ))),
+        };
+        (0..300).map(file).collect()
+    };
+    let glance = |round: u64| Glance {
+        files: 300,
+        stamp: [u8::try_from(round).unwrap(); 16],
+        ..Glance::default()
+    };
+    for round in 0..8 {
+        let session = catalog.session().unwrap();
+        let found: BTreeMap<RootKey, (Glance, Vec<Kept>)> =
+            roots.iter().map(|root| (*root, (glance(round), kept(round, root)))).collect();
+        session.remember(&found, &roots).unwrap();
+    }
+    // A question that changes nothing.
+    let session = catalog.session().unwrap();
+    assert_eq!(session.glances().unwrap().len(), roots.len());
+    for root in &roots {
+        assert_eq!(session.glances().unwrap()[root], glance(7));
+        assert_eq!(session.kept(root).unwrap(), kept(7, root));
+    }
+    assert_eq!(session.check(&roots, false).unwrap(), Derived::Right);
+    drop(session);
+    let blank = blank_parts(&store.index());
+    assert!(blank <= 4, "{blank} parts");
+    let left: Vec<_> =
+        fs::read_dir(store.index()).unwrap().map(|one| one.unwrap().file_name()).collect();
+    assert!(!left.contains(&"db.new".into()), "{left:?}");
+}
