@@ -509,8 +509,7 @@ impl LockedRoots<'_> {
     }
 }
 
-/// Reads one record; `None` if it went away meanwhile.
-/// Reads a record; `path` is where it is.
+/// Reads a record; `path` tells where it is.
 fn parse(text: &[u8], path: impl Fn() -> PathBuf) -> Result<RootRecord, RootError> {
     #[derive(Deserialize)]
     struct Versioned {
