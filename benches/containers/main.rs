@@ -24,6 +24,9 @@ use std::time::{Duration, Instant};
 
 use support::{Scratch, debian};
 
+/// What the containers' Debian has on top of the least.
+const SYSTEM: &str = "systemd-sysv,dbus,iproute2,python3-minimal,procps,iputils-ping";
+
 /// What is to be measured.
 pub(crate) struct Size {
     pub(crate) rounds: usize,
@@ -33,7 +36,10 @@ pub(crate) struct Size {
 fn main() {
     const INSIDE: &str = "MICA_BENCH_INSIDE";
     if std::env::var_os(INSIDE).is_none() {
-        // The network is ours alone, and so are the mounts that peers make.
+        // What is fetched is fetched now: from here on the network is ours alone, as are the mounts
+        // that peers make.
+        debian("system", SYSTEM);
+        debian(peers::ARCHIVE.0, peers::ARCHIVE.1);
         let own = std::env::current_exe().expect("the bench has a file");
         let mut command = Command::new("unshare");
         command.args(["--net", "--mount"]).arg(own).args(std::env::args_os().skip(1));
@@ -57,8 +63,7 @@ fn main() {
     };
     machine();
     let scratch = Scratch::new("bench-containers");
-    let system = "systemd-sysv,dbus,iproute2,python3-minimal,procps,iputils-ping";
-    let tar = debian("system", system);
+    let tar = debian("system", SYSTEM);
     let node = node::Node::start(&scratch, &tar);
     let peers = peers::Peers::find(&scratch, &tar);
     if wanted("starts") {

@@ -19,6 +19,9 @@ pub(crate) struct Peers {
 /// Where the plain directory is in the root of podman and lxc.
 const PLAIN: &str = "/plain";
 
+/// The name of the peers' own Debian, and what it has on top of the least.
+pub(crate) const ARCHIVE: (&str, &str) = ("peers", "podman,runc,lxc,iproute2,nftables");
+
 impl Peers {
     pub(crate) fn find(scratch: &Scratch, tar: &Path) -> Self {
         let directory = scratch.directory("peers");
@@ -59,7 +62,7 @@ impl Peers {
     fn furnish(&self) -> Child {
         let root = self.debian();
         fs::create_dir_all(&root).expect("made");
-        let tar = debian("peers", "podman,runc,lxc,iproute2,nftables");
+        let tar = debian(ARCHIVE.0, ARCHIVE.1);
         Command::new("tar").arg("-xf").arg(tar).arg("-C").arg(&root).succeed();
         let at = |path: &str| root.join(path.trim_start_matches('/'));
         fs::create_dir_all(at(PLAIN)).expect("made");
