@@ -23,6 +23,27 @@ const ALIKE: &str = "head -c 700000 /dev/zero | tr '\\0' x > usr/lib/new.so
 const FILES: [&str; 4] = ["usr/lib/new.so", "usr/lib/copy", "usr/lib/old.so", "usr/bin/mycat"];
 
 #[test]
+fn more_files_of_one_size_than_there_are_leases_are_all_shared() {
+    let stage = Stage::new("share-many");
+    let names = ["one", "two", "three"];
+    for name in names {
+        let root = stage.mount(name);
+        for number in 0..200 {
+            fs::write(root.path().join(format!("usr/lib/new{number}")), bytes(number, 5000))
+                .unwrap();
+        }
+        root.unmount();
+    }
+    let mica = stage.store.mica(["store", "reshare", "--all", "--json"]);
+    let mut limited = Command::new("prlimit");
+    // A quarter of these are leases, and a quarter of those may wait for their like: 32.
+    limited.arg("--nofile=512").arg(mica.get_program()).args(mica.get_args());
+    limited.envs(mica.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let done: serde_json::Value = serde_json::from_str(&limited.succeed()).unwrap();
+    assert_eq!((&done["files"], &done["new_objects"]), (&600.into(), &200.into()), "{done:#}");
+}
+
+#[test]
 fn mounted_roots_share_what_they_changed_alike_and_show_the_same_as_before() {
     for passthrough in [true, false] {
         let stage = Stage::new("share-mounted");

@@ -93,8 +93,9 @@ impl Sift<'_> {
     ) -> Vec<Vec<Candidate>> {
         let Self { members, reader, known } = *self;
         let files = with_hashes(files, known, hashes);
+        let hash = |file: &Candidate| hashes.get(&file.identity).copied();
         if size <= SAMPLED_BYTES {
-            return if files.is_empty() { Vec::new() } else { vec![files] };
+            return if files.is_empty() { Vec::new() } else { vec![alike_together(files, hash)] };
         }
         // An object that cannot be read is nobody's partner.
         let sampled = |id: &ObjectId| sample(reader.open_object(id).ok()?, size).ok();
@@ -120,8 +121,23 @@ impl Sift<'_> {
                 of_templates.contains(&sample) || (file.among_roots && of_roots.contains(&sample))
             })
         });
-        sifted.filter(|files| !files.is_empty()).collect()
+        let some = sifted.filter(|files| !files.is_empty());
+        some.map(|files| alike_together(files, hash)).collect()
     }
+}
+
+/// Files in an order in which those that are probably the same come one after the other: of one
+/// content, as far as that is known, or of one path, for what containers change alike they change in
+/// the same places. Each waits under a lease for its like, and there are fewer leases than one
+/// container may have files of one size.
+fn alike_together(
+    mut files: Vec<Candidate>,
+    hash: impl Fn(&Candidate) -> Option<ObjectId>,
+) -> Vec<Candidate> {
+    files.sort_by(|one, two| {
+        (hash(one), &one.path, one.root).cmp(&(hash(two), &two.path, two.root))
+    });
+    files
 }
 
 /// Leaves out files that are known to be like nothing else of their size.
@@ -152,6 +168,28 @@ fn with_hashes(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_the_same_comes_one_after_the_other() {
+        let file = |root, ino, path: &[u8]| {
+            let identity = Identity { ino, ..Identity::default() };
+            Candidate { root, path: path.into(), identity, disk_bytes: 0, among_roots: true }
+        };
+        let files = vec![
+            file(0, 1, b"a"),
+            file(0, 2, b"b"),
+            file(0, 3, b"moved"),
+            file(1, 4, b"a"),
+            file(1, 5, b"b"),
+            file(1, 6, b"c"),
+        ];
+        let known = |file: &Candidate| {
+            matches!(file.identity.ino, 3 | 6).then(|| ObjectId::of(b"the same"))
+        };
+        let order: Vec<u64> =
+            alike_together(files, known).iter().map(|file| file.identity.ino).collect();
+        assert_eq!(order, [1, 4, 2, 5, 6, 3]);
+    }
 
     #[test]
     fn what_is_known_to_be_like_nothing_else_is_not_read_again() {
