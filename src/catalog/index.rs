@@ -142,22 +142,39 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Makes another database beside one that is worn, and says whether it did.
+    ///
+    /// Unwind safe: the old one is only read. sled panics where it cannot write, as on a full disk.
+    fn make_anew(&self, db: Option<&(sled::Db, sled::Tree)>) -> Result<bool, IndexError> {
+        let written = self.written.load(Ordering::Relaxed);
+        let whole = written > 0 && !self.broken.load(Ordering::Relaxed);
+        let Some((db, rows)) = db.filter(|_| whole) else { return Ok(false) };
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            let worn = is_worn(db, written)?;
+            if worn {
+                copy(db, rows, &self.path)?;
+            }
+            Ok(worn)
+        }));
+        made.unwrap_or(Err(IndexError::Panicked))
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         // Closing writes, which can fail where the disk is damaged like anything else.
         let db = self.db.take();
-        let written = self.written.load(Ordering::Relaxed);
-        let whole = !self.broken.load(Ordering::Relaxed);
-        let closed = catch_unwind(AssertUnwindSafe(|| {
-            let Some((db, rows)) = db else { return Ok(()) };
-            let again = whole && written > 0 && is_worn(&db, written)?;
-            if again {
-                copy(&db, &rows, &self.path)?;
+        let made = self.make_anew(db.as_ref());
+        let closed = catch_unwind(AssertUnwindSafe(|| drop(db)));
+        let placed = made.and_then(|made| {
+            if made && closed.is_ok() {
+                Ok(replace(&self.path).map_err(sled::Error::from)?)
+            } else {
+                Ok(())
             }
-            drop((db, rows));
-            if again { replace(&self.path).map_err(sled::Error::from) } else { Ok(()) }
-        }));
-        if let Ok(Err(error)) = &closed {
+        });
+        if let Err(error) = placed {
             // It goes on as it is.
             tracing::info!(path = %self.path.display(), %error, "the index is not made anew");
             // Nor does half of another one help anybody; the next attempt removes it, too.
