@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::claims::{Claim, Claims};
@@ -344,7 +345,12 @@ pub(super) fn copy(
     make(driver, registry, claim.recorded(), |reservation| {
         let still = (phase == Phase::Running).then(|| driver.stand_still(from)).transpose()?;
         reserve::copy(driver.store(), &driver.private(from), reservation)?;
-        still.map_or(Ok(()), StandStill::end)
+        still.map_or(Ok(()), StandStill::end)?;
+        // Not while anybody stands still: a slow disk takes its time for what was copied.
+        let private = reservation.private;
+        rustix::fs::open(private, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+            .and_then(rustix::fs::syncfs)
+            .map_err(|errno| NodeError::system("write back", private)(errno.into()))
     })?;
     Ok(claim)
 }

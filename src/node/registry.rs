@@ -170,10 +170,15 @@ impl Registry {
     /// none of the others.
     ///
     /// # Errors
-    /// [`NodeError::System`].
+    /// [`NodeError::System`]; [`NodeError::Newer`], for what a later version wrote is not damage: all
+    /// of it would look damaged to an earlier one.
     pub fn list(&self) -> Result<Vec<Result<Recorded, Damaged>>, NodeError> {
-        let read = |id: &ContainerId| self.read(id).map_err(|error| salvage(self, id, &error));
-        Ok(self.ids()?.iter().map(read).collect())
+        let read = |id: &ContainerId| match self.read(id) {
+            Ok(recorded) => Ok(Ok(recorded)),
+            Err(error @ NodeError::Newer { .. }) => Err(error),
+            Err(error) => Ok(Err(salvage(self, id, &error))),
+        };
+        self.ids()?.iter().map(read).collect()
     }
 
     /// The identities of all containers.
@@ -425,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_or_newer_is_told_and_keeps_what_only_it_can_have() {
+    fn what_is_damaged_is_told_and_keeps_what_only_it_can_have() {
         let store = tempfile::tempdir().expect("a scratch directory");
         let registry = Registry::open(store.path()).expect("made");
         let mut one = recorded("web1");
@@ -439,9 +444,6 @@ mod tests {
             let at = listed.iter().position(Result::is_err).expect("one is damaged");
             listed.swap_remove(at).expect_err("damaged")
         };
-        one.config.version = 99;
-        registry.write_config(&one.config).expect("written");
-        assert!(damaged().reason.contains("version 99"), "{}", damaged().reason);
         let break_file = |name| {
             fs::write(places.directory().join(name), b"{\"version\":").expect("written");
         };
@@ -458,6 +460,17 @@ mod tests {
         let found = damaged().recorded;
         assert!(found.state.claims_unknown);
         assert!(found.config.name.as_str().starts_with("damaged-"));
+    }
+
+    #[test]
+    fn what_a_later_version_wrote_is_no_damage() {
+        let store = tempfile::tempdir().expect("a scratch directory");
+        let registry = Registry::open(store.path()).expect("made");
+        let mut one = recorded("web1");
+        registry.create(&one, |_| Ok(())).expect("made");
+        one.config.version = 99;
+        registry.write_config(&one.config).expect("written");
+        assert!(matches!(registry.list(), Err(NodeError::Newer { found: 99, .. })));
     }
 
     #[test]

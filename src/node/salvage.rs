@@ -68,10 +68,9 @@ pub(super) fn salvage(registry: &Registry, id: &ContainerId, error: &NodeError) 
         bare
     });
     let reason = crate::host::sentence(error);
-    let known = claim.map(|claim| (claim.users, claim.addresses));
-    let known = known.or_else(|| state.map(|state| (state.users, state.addresses)));
-    let claims_unknown = known.is_none();
-    let (users, addresses) = known.unwrap_or_default();
+    let claim = claim.map(|claim| (claim.users, claim.addresses));
+    let (users, addresses, claims_unknown) =
+        both(claim, state.map(|state| (state.users, state.addresses)));
     let state = ContainerState {
         phase: Phase::Failed,
         failure: Some(reason.clone()),
@@ -83,7 +82,54 @@ pub(super) fn salvage(registry: &Registry, id: &ContainerId, error: &NodeError) 
     Damaged { recorded: Box::new(Recorded { config, state }), reason }
 }
 
+/// What one can have alone: its users and addresses.
+type Held = (Option<IdRange>, Vec<IpAddr>);
+
+/// What either record says that a container has, and whether that may not be all: one of them may be
+/// older, and nobody is to get what the other says.
+fn both(claim: Option<Held>, state: Option<Held>) -> (Option<IdRange>, Vec<IpAddr>, bool) {
+    match (claim, state) {
+        (None, None) => (None, Vec::new(), true),
+        (Some((users, addresses)), None) | (None, Some((users, addresses))) => {
+            (users, addresses, false)
+        }
+        (Some((claimed, mut addresses)), Some((users, more))) => {
+            let unlike = claimed.is_some() && users.is_some() && claimed != users;
+            for address in more {
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+            (users.or(claimed), addresses, unlike)
+        }
+    }
+}
+
 /// What a container is called whose name cannot be told, or is another's by now.
 pub(super) fn stand_in(id: &ContainerId) -> ContainerName {
     format!("damaged-{}", id.short()).parse().expect("an identity has digits alone")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_either_record_says_is_nobody_elses() {
+        let held = |first: u32, address: &str| {
+            let users = IdRange::new(first, 65_536);
+            Some((users, vec![address.parse().expect("an address")]))
+        };
+        let (old, new) = (held(1_000_000, "10.88.0.2"), held(2_000_000, "10.88.0.3"));
+        assert_eq!(both(None, None), (None, Vec::new(), true));
+        for (claim, state) in [(&old, &None), (&None, &old), (&old, &old)] {
+            let (users, addresses, unknown) = both(claim.clone(), state.clone());
+            assert_eq!(
+                (users, addresses, unknown),
+                (old.clone().unwrap().0, old.clone().unwrap().1, false)
+            );
+        }
+        let (_, addresses, unknown) = both(old, new);
+        assert_eq!((addresses.len(), unknown), (2, true));
+    }
 }
