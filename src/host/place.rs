@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::error::HostError;
 use super::mount_table;
+use super::remove::remove_tree;
 use super::roots::Roots;
 use super::store::Store;
 
@@ -106,7 +107,7 @@ pub(super) fn beside<T>(
     let done = write(&staged).and_then(|done| {
         if exists {
             exchange(&staged, target)?;
-            remove(&staged)?;
+            clear_away(&staged, target, replace)?;
         } else {
             name(&staged, target)?;
         }
@@ -160,9 +161,25 @@ fn staged(target: &Path, word: &str) -> Result<PathBuf, HostError> {
     Ok(target.with_file_name(hidden))
 }
 
+/// Removes what was at `target` and is at `old` now. Without `replace` that was an empty directory:
+/// if somebody put something into it meanwhile, both change places once more.
+fn clear_away(old: &Path, target: &Path, replace: bool) -> Result<(), HostError> {
+    if replace {
+        return remove(old);
+    }
+    fs::remove_dir(old).map_err(|error| match exchange(old, target) {
+        Ok(()) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            HostError::ExportExists { path: target.to_owned() }
+        }
+        Ok(()) => HostError::system("remove", target)(error),
+        Err(error) => error,
+    })
+}
+
+/// What is mounted beneath stays, and is an error.
 fn remove(path: &Path) -> Result<(), HostError> {
     let removed = match path.symlink_metadata() {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(found) if found.is_dir() => remove_tree(path),
         Ok(_) => fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => Err(error),
