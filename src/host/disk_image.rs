@@ -172,8 +172,10 @@ pub fn grow(file: &Path, directory: &Path, bytes: u64) -> Result<(), HostError> 
     let grown = resize_disk(bytes.max(now))
         .and_then(|()| run(Command::new("resize2fs").arg(&device).arg(in_sectors(bytes))));
     grown.map_err(|error| {
-        // The file system does not know of the room yet: without CAP_SYS_RESOURCE it refuses.
-        if let Err(error) = resize_disk(now) {
+        // Without CAP_SYS_RESOURCE the file system refuses; on a full host it may have taken a part
+        // of the room, and keeps that.
+        let taken = extent(file, directory).map_or(bytes, |extent| extent.bytes);
+        if let Err(error) = resize_disk(now.max(taken)) {
             tracing::warn!(file = %file.display(), %error, "a disk image stays larger");
         }
         failed()(error)
@@ -191,10 +193,17 @@ pub fn grow_at_rest(file: &Path, bytes: u64) -> Result<(), HostError> {
     let image = File::options().read(true).write(true).open(file).map_err(failed())?;
     let resize = || -> io::Result<()> {
         // It replays the journal, without which nobody resizes; 1: something was put right.
-        let checked = Command::new("e2fsck").args(["-f", "-p"]).arg(file).output()?;
+        let mut check = Command::new("e2fsck");
+        check.args(["-f", "-p"]).arg(file).env("LC_ALL", "C").stdin(Stdio::null());
+        let checked = check.output()?;
         if checked.status.code().is_none_or(|code| code > 1) {
-            let said = String::from_utf8_lossy(&checked.stdout).trim().to_owned();
-            return Err(io::Error::other(format!("e2fsck: {said}")));
+            let said = String::from_utf8_lossy(&checked.stdout);
+            let said = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+            return Err(io::Error::other(format!(
+                "e2fsck cannot put it right by itself ({}); run e2fsck -f {} by hand",
+                said.unwrap_or("it says nothing"),
+                file.display()
+            )));
         }
         let length = image.metadata()?.len();
         image.set_len(bytes.max(length))?;
