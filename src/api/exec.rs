@@ -279,14 +279,16 @@ async fn bridge(upgraded: Upgraded, exec: ExecChild, interactive: bool) -> io::R
     // What a terminal still holds of a command that ended. A busy host hands it over in its own
     // time, so that only silence tells that this was all.
     if is_terminal {
-        let rest = async {
-            while let Ok(Some(frame)) = tokio::time::timeout(SILENCE, frames.recv()).await {
-                if to.write_all(&frame.encode()).await.is_err() {
-                    return;
-                }
+        let until = tokio::time::Instant::now() + REST;
+        loop {
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            let next = tokio::time::timeout(left.min(SILENCE), frames.recv()).await;
+            // Between frames only: half of one would garble what follows.
+            let Ok(Some(frame)) = next else { break };
+            if left.is_zero() || to.write_all(&frame.encode()).await.is_err() {
+                break;
             }
-        };
-        let _rest = tokio::time::timeout(REST, rest).await;
+        }
     }
     drop(ended.readable().await);
     pumps.abort_all();

@@ -1,9 +1,10 @@
 //! Back to the template: what a container changed is dropped.
 //!
 //! Each step is one rename or removal, so a cut leaves some names reverted and the others as
-//! they were; doing it again does the rest. What is done is durable when it returns. On a mounted root a file comes back as a
-//! metadata-only copy of the template's: another inode than the one that goes, as after a
-//! rename over it, so who has that open keeps what it has. How each comes back: `restore.rs`.
+//! they were; doing it again does the rest. What is done is durable when it returns. On a mounted
+//! root a file comes back as a metadata-only copy of the template's: another inode than the one that
+//! goes, as after a rename over it, so who has that open keeps what it has. How each comes back:
+//! `restore.rs`.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;

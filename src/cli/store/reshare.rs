@@ -12,6 +12,7 @@ use crate::cli::FOUND;
 use crate::cli::arguments::{Reshare, SharedWith};
 use crate::cli::output::{Output, complain, count, size};
 use crate::container::config::ContainerConfig;
+use crate::host::mountpoint;
 use crate::host::reshare::{Pace, Report, Wanted, reshare};
 use crate::host::roots::ResharePolicy;
 use crate::host::{Access, RootRecord, Roots, Store, interrupt_flag};
@@ -86,7 +87,12 @@ fn containers(store: &Store) -> Result<BTreeMap<PathBuf, ContainerConfig>> {
     let registry = Registry::open(store.path())?;
     let all = registry.list()?.into_iter();
     let all = all.map(|one| one.unwrap_or_else(|damaged| *damaged.recorded).config);
-    Ok(all.map(|config| (registry.places(&config.id).private(&config), config)).collect())
+    let place = |config: &ContainerConfig| {
+        let private = registry.places(&config.id).private(config);
+        // As records have it, whatever symlinks lead there.
+        mountpoint::future_path(&private).unwrap_or(private)
+    };
+    Ok(all.map(|config| (place(&config), config)).collect())
 }
 
 fn set_of_container(store: &Store, config: &ContainerConfig, setting: &str) -> Result<()> {

@@ -190,7 +190,7 @@ impl Cgroup {
     /// Makes every process stand still; returns once they do.
     ///
     /// # Errors
-    /// [`CgroupError::NotFrozen`] when one does not within seconds; they run on then.
+    /// [`CgroupError::NotFrozen`] when one does not within half a minute; they run on then.
     pub fn freeze(&self) -> Result<(), CgroupError> {
         stop::freeze(self)
     }
@@ -215,7 +215,7 @@ impl Cgroup {
     /// groups are empty.
     ///
     /// # Errors
-    /// [`CgroupError::Undying`] when some are left after ten seconds.
+    /// [`CgroupError::Undying`] when some are left after a minute.
     pub fn kill_all(&self) -> Result<(), CgroupError> {
         stop::kill_all(self)
     }
