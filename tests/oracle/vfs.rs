@@ -274,8 +274,10 @@ impl<I: Inodes> Vfs<I> {
             Kind::Symlink => return Err(Errno::LOOP),
             Kind::Directory if writes => return Err(Errno::ISDIR),
             Kind::Socket | Kind::Character | Kind::Block => return Err(Errno::NXIO),
-            // Nobody reads it, and every open here is a non-blocking one.
-            Kind::Fifo if access == Access::Write => return Err(Errno::NXIO),
+            // Every open here is a non-blocking one, which wants somebody who reads (fifo(7)).
+            Kind::Fifo if access == Access::Write && !self.has_reader(attributes.ino) => {
+                return Err(Errno::NXIO);
+            }
             Kind::Directory | Kind::Fifo => None,
             Kind::Regular => Some(self.inodes.open(attributes.ino, access, how.truncate)?),
         };
@@ -290,6 +292,12 @@ impl<I: Inodes> Vfs<I> {
             append: how.append,
             handle,
         })
+    }
+
+    /// Whether a fifo is open for reading.
+    fn has_reader(&self, ino: Ino) -> bool {
+        let reads = |file: &OpenFile| file.ino == ino && file.access != Access::Write;
+        self.handles.iter().flatten().any(reads)
     }
 
     /// may_create_in_sticky: `O_CREAT` on what somebody else put into a directory like /tmp.
@@ -485,7 +493,10 @@ impl<I: Inodes> Vfs<I> {
 
     /// The directory that the last component of a place lies in.
     fn parent(&mut self, place: &Place) -> Result<Ino, Errno> {
-        let parent = self.existing(&place.parent(), true)?;
+        // In the middle of the path, where no link is held back (may_follow_link).
+        let (path, mut budget) = (place.parent(), 40);
+        let found = self.walk_from(ROOT, path.as_bytes(), (true, false), &mut budget)?;
+        let parent = found.attributes.ok_or(Errno::NOENT)?;
         if parent.kind == Kind::Directory { Ok(parent.ino) } else { Err(Errno::NOTDIR) }
     }
 
