@@ -302,15 +302,20 @@ impl<I: Inodes> Vfs<I> {
 
     /// may_create_in_sticky: `O_CREAT` on what somebody else put into a directory like /tmp.
     fn may_create_over(&mut self, parent: Ino, existing: &Attributes) -> Result<bool, Errno> {
-        let spared = match existing.kind {
-            Kind::Symlink => true,
-            Kind::Regular => !sysctl("protected_regular"),
-            Kind::Fifo => !sysctl("protected_fifos"),
-            _ => false,
+        // 1: directories that everybody may write; 2: those of a group, too. What is neither a file
+        // nor a fifo is held back in the former always.
+        let level = match existing.kind {
+            Kind::Symlink => 0,
+            Kind::Regular => sysctl("protected_regular"),
+            Kind::Fifo => sysctl("protected_fifos"),
+            _ => 1,
         };
         let directory = self.inodes.attributes(parent)?;
-        let shared = directory.mode & 0o1002 == 0o1002;
-        Ok(spared || !shared || existing.uid == directory.uid || existing.uid == 0)
+        let own = existing.uid == directory.uid || existing.uid == 0;
+        let sticky = directory.mode & 0o1000 != 0;
+        let everybody = directory.mode & 0o002 != 0 && level >= 1;
+        let group = directory.mode & 0o020 != 0 && level >= 2;
+        Ok(own || !sticky || !(everybody || group))
     }
 
     fn close(&mut self, file: OpenFile) {
@@ -875,12 +880,13 @@ impl<I: Inodes> World for Vfs<I> {
 /// may_follow_link: the last link of a path, which somebody else put into a directory like /tmp.
 fn may_follow(directory: &Attributes, link: &Attributes) -> bool {
     let shared = directory.mode & 0o1002 == 0o1002;
-    !shared || !sysctl("protected_symlinks") || [0, directory.uid].contains(&link.uid)
+    !shared || sysctl("protected_symlinks") == 0 || [0, directory.uid].contains(&link.uid)
 }
 
-/// Whether a protection of `/proc/sys/fs` is on.
-fn sysctl(name: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/sys/fs/{name}")).is_ok_and(|text| text.trim() != "0")
+/// How far a protection of `/proc/sys/fs` goes; not at all if the kernel does not have it.
+fn sysctl(name: &str) -> u32 {
+    let text = std::fs::read_to_string(format!("/proc/sys/fs/{name}"));
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 fn regular(file: OpenFile) -> Result<FileHandle, Errno> {
