@@ -89,6 +89,22 @@ fn fill(path: &Path) -> u64 {
 }
 
 #[test]
+fn what_a_revert_took_from_the_disk_is_not_counted_though_the_kernel_knows_it_yet() {
+    let root = Root::new(&["-o", "size=8M"]);
+    fs::write(root.path("usr/new"), vec![1; 100_000]).unwrap();
+    fs::create_dir(root.path("usr/made")).unwrap();
+    fs::write(root.path("usr/made/inside"), b"x").unwrap();
+    fs::remove_file(root.path("usr/small")).unwrap();
+    OpenOptions::new().append(true).open(root.path("usr/large")).unwrap().write_all(b"y").unwrap();
+    let before = root.du();
+    root.store.mica(["revert"]).arg(root.mounted.path()).arg("/usr").succeed();
+    let told = root.control().limit_disk(Some(4 * MIB)).unwrap();
+    assert!(told.used_bytes < before - 3 * MIB, "{told:?} of {before}");
+    fill(&root.path("etc/filler"));
+    assert!(root.du() <= 4 * MIB);
+}
+
+#[test]
 fn a_root_is_filled_to_its_limit_and_no_further() {
     let root = Root::new(&["-o", "size=8M"]);
     let written = fill(&root.path("etc/filler"));

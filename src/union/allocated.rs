@@ -27,7 +27,13 @@ impl Union {
             files.filter(|node| node.is_unlinked()).cloned().collect()
         };
         for node in unlinked {
-            all.bytes = all.bytes.saturating_add(self.node_bytes(&node)?);
+            let bytes = match self.node_bytes(&node) {
+                // Nobody had it open, so it is gone from the disk; the kernel alone has not forgotten
+                // its number yet, as after a revert.
+                Err(UnionError::Stale) => continue,
+                bytes => bytes?,
+            };
+            all.bytes = all.bytes.saturating_add(bytes);
             all.files = all.files.saturating_add(1);
         }
         Ok(all)
