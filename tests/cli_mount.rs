@@ -509,6 +509,19 @@ fn mount_8_tells_one_sentence_and_fails_when_mica_does() {
 }
 
 #[test]
+fn a_mountpoint_that_is_made_is_nobody_elses_to_write_in() {
+    let desk = Desk::new();
+    let place = desk.scratch.path().join("made/deep/here");
+    desk.mount("base:1", &place, &desk.private("web1")).succeed();
+    desk.mica(["umount", "web1"]).succeed();
+    for made in ["made", "made/deep", "made/deep/here"] {
+        let mode =
+            fs::metadata(desk.scratch.path().join(made)).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o755, "{made}");
+    }
+}
+
+#[test]
 fn what_a_host_lacks_is_one_sentence() {
     let desk = Desk::new();
     // The program where everybody may run it.

@@ -21,23 +21,28 @@ use crate::layer::{FileKind, LayerPath, Timestamp};
 pub(super) fn run(wanted: &Diff, store: &Path, output: &Output) -> Result<ExitCode> {
     let library = Library::open(store)?;
     let container = library.container(&wanted.container)?;
-    let paths = wanted
-        .paths
-        .iter()
-        .map(|path| LayerPath::parse(path.as_bytes()))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut paths = Vec::new();
+    for path in &wanted.paths {
+        let path = container.meant(&LayerPath::parse(path.as_bytes())?)?;
+        // What is asked of a link is asked of where it leads as well: /bin is /usr/bin.
+        let led = container.follow(&path, true)?;
+        paths.push((path, led));
+    }
+    let concerned = |(path, led): &(LayerPath, LayerPath), changed: &LayerPath, change: &Change| {
+        concerns(changed, change, path) || concerns(changed, change, led)
+    };
     let changes = Changes::of(&container.upper)?;
     let shown: Vec<(LayerPath, &Change)> = changes
         .iter()
         .map(|change| (changes.path(change), change))
         .filter(|(path, change)| {
-            paths.is_empty() || paths.iter().any(|top| concerns(path, change, top))
+            paths.is_empty() || paths.iter().any(|top| concerned(top, path, change))
         })
         .collect();
     for path in &paths {
         // That nothing of it changed may not be said of what there never was.
-        if !shown.iter().any(|(changed, change)| concerns(changed, change, path)) {
-            container.known(path)?;
+        if !shown.iter().any(|(changed, change)| concerned(path, changed, change)) {
+            container.known(&path.0)?;
         }
     }
     if wanted.json.json {

@@ -17,8 +17,10 @@ use crate::layer::LayerPath;
 
 pub(super) fn run(wanted: &Revert, store: &Path, output: &Output) -> Result<ExitCode> {
     let container = Library::open(store)?.container(&wanted.container)?;
-    let paths = wanted.paths.iter().map(|path| LayerPath::parse(path.as_bytes()));
-    let plan = container.plan_revert(&paths.collect::<Result<Vec<_>, _>>()?)?;
+    let paths = wanted.paths.iter().map(|path| -> Result<LayerPath> {
+        Ok(container.meant(&LayerPath::parse(path.as_bytes())?)?)
+    });
+    let plan = container.plan_revert(&paths.collect::<Result<Vec<_>>>()?)?;
     if !wanted.dry_run {
         super::log_to_stderr();
         let store = Store::open(store, Access::Write)?;

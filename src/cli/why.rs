@@ -18,7 +18,7 @@ use crate::layer::{FileKind, LayerPath, Timestamp};
 pub(super) fn run(wanted: &Arguments, store: &Path, output: &Output) -> Result<ExitCode> {
     let library = Library::open(store)?;
     let container = library.container(&wanted.container)?;
-    let path = LayerPath::parse(wanted.path.as_bytes())?;
+    let path = container.meant(&LayerPath::parse(wanted.path.as_bytes())?)?;
     let why = library.why(&container, &path)?;
     if wanted.json.json {
         output.json(&described(&path, &why))?;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -34,7 +34,8 @@ pub struct Prepared {
 /// [`HostError::MountpointDead`] when the dead mount is not Mica's.
 pub fn prepare(path: &Path) -> Result<Prepared, HostError> {
     let system = HostError::system::<io::Error>;
-    match fs::create_dir_all(path) {
+    // This process has no umask: modes come from requests.
+    match fs::DirBuilder::new().recursive(true).mode(0o755).create(path) {
         Ok(()) => {}
         // It exists, as something that may be a dead mount.
         Err(error) if is_dead(&error) || error.kind() == io::ErrorKind::AlreadyExists => {}

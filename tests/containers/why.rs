@@ -74,3 +74,32 @@ fn a_private_copy_says_since_when_how_much_and_whether_it_is_needed() {
     let told = stage.store.mica(["why", "ct", "/etc/nothing"]).refuse();
     assert!(told.contains("root ct has no /etc/nothing"), "{told}");
 }
+
+#[test]
+fn a_path_through_a_link_is_the_one_that_a_program_inside_would_reach() {
+    let stage = Stage::new("whylink");
+    let root = stage.mount("ct");
+    script(root.path(), "ln -s /etc settings; ln -s settings/conf.d below; echo x >>etc/conf.d/b");
+    let why = stage.json(["why", "ct", "/below/b"]);
+    assert_eq!(
+        (why["path"].as_str(), why["state"].as_str()),
+        (Some("/etc/conf.d/b"), Some("private"))
+    );
+    // The last one is what was asked for.
+    assert_eq!(stage.json(["why", "ct", "/settings"])["path"], "/settings");
+    assert_eq!(stage.json(["why", "ct", "/settings/conf"])["state"], "shared");
+    let said = stage.store.mica(["why", "ct", "/settings/nothing"]).refuse();
+    assert!(said.contains("/settings/nothing"), "{said}");
+    let changed = stage.json(["diff", "ct", "/below"]);
+    let paths: Vec<&str> = changed["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|one| one["path"].as_str())
+        .collect();
+    assert!(paths.contains(&"/below") && paths.contains(&"/etc/conf.d/b"), "{changed:#}");
+    stage.store.mica(["revert", "ct", "/below/b"]).succeed();
+    assert_eq!(fs::read(root.path().join("etc/conf.d/b")).unwrap(), b"b\n");
+    assert!(root.path().join("below").is_symlink());
+    root.unmount();
+}
