@@ -23,6 +23,19 @@ pub(super) fn run(wanted: &Umount, store: &Path, output: &Output) -> Result<Exit
     };
     let mut status = ExitCode::SUCCESS;
     for root in roots {
+        if !wanted.lazy
+            && let Some(name) = store.as_ref().and_then(|store| container(store, &root))
+        {
+            if wanted.all {
+                output.note(format!("{name} is a container's root and stays; mica stop {name}"));
+            } else {
+                complain(&format!(
+                    "{name} is the root of a container, which would go on without it; mica stop {name}"
+                ));
+                status = ExitCode::from(super::FAILED);
+            }
+            continue;
+        }
         // One that is busy does not keep the others mounted.
         match unmount(store.as_ref(), &root, wanted.lazy) {
             Ok(Unmounted::Ended) => {
@@ -39,6 +52,14 @@ pub(super) fn run(wanted: &Umount, store: &Path, output: &Output) -> Result<Exit
         }
     }
     Ok(status)
+}
+
+/// The name of the root, if the daemon mounted it for a container.
+fn container(store: &Store, root: &OsString) -> Option<String> {
+    let record = Roots::open(store).ok()?.find(root).ok()?;
+    let mount =
+        record.mount.filter(|mount| mount.mountpoint.starts_with(store.path().join("containers")));
+    mount.map(|_| record.name)
 }
 
 fn mounted(store: &Store) -> Result<Vec<OsString>> {

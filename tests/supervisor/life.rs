@@ -305,6 +305,24 @@ while True:
 ";
 
 #[test]
+fn the_root_of_a_container_is_not_unmounted_by_hand() {
+    let stage = Stage::new("supervisor-umount");
+    stage.create("c1", &[], &["sleep", "infinity"]);
+    stage.mica(["start", "c1"]);
+    let said = stage.refused(["umount", "c1"]);
+    assert!(said.contains("mica stop c1"), "{said}");
+    let said = stage.ask(["umount", "--all"]);
+    assert!(said.status.success(), "{said:?}");
+    assert_eq!(stage.mica(["exec", "c1", "--", "cat", "/proc/1/comm"]).trim(), "sleep");
+    let root = stage.info("c1")["root"].as_str().map(std::path::PathBuf::from);
+    assert!(
+        root.is_some_and(|root| crate::support::is_mountpoint(&root)),
+        "{:#}",
+        stage.info("c1")
+    );
+}
+
+#[test]
 fn a_copy_of_a_running_container_is_of_one_moment() {
     let stage = Stage::new("supervisor-copy-running");
     stage.create("c1", &[], &["python3", "-c", STEPS]);
