@@ -1,6 +1,6 @@
 //! The fuzz cases as ordinary tests: every corpus file, then fresh mutations and fresh noise.
 //!
-//! The seed is printed; `MICA_FUZZ_SEED=n` repeats a run. A failing input is kept below the
+//! The seed is printed; `MICA_TEST_SEED` sets it. A failing input is kept below the
 //! build directory and named; fixed, it belongs into the corpus.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -12,20 +12,13 @@ mod manifest_reader;
 mod oci_import;
 #[path = "../fuzz/cases/operations.rs"]
 mod operations;
+mod support;
 #[path = "../fuzz/cases/tar_import.rs"]
 mod tar_import;
 #[path = "../fuzz/cases/unmounted.rs"]
 mod unmounted;
 #[path = "../fuzz/cases/upper_format.rs"]
 mod upper_format;
-
-fn seed() -> u64 {
-    std::env::var("MICA_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
-        std::time::SystemTime::UNIX_EPOCH
-            .elapsed()
-            .map_or(0, |since| u64::from(since.subsec_nanos()) ^ since.as_secs())
-    })
-}
 
 fn rounds(ci: u32) -> u32 {
     match std::env::var("MICA_TEST_COUNTS").as_deref() {
@@ -94,8 +87,7 @@ fn mutate(random: &mut fastrand::Rng, bytes: &mut Vec<u8>, other: &[u8]) {
 
 /// Runs `case` on the corpus of `target`, on `count` mutations of it, and on noise.
 fn fuzz(target: &str, count: u32, case: impl Fn(&[u8])) {
-    let seed = seed();
-    println!("{target}: MICA_FUZZ_SEED={seed}");
+    let seed = support::seed();
     let run = |name: &str, bytes: &[u8]| {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| case(bytes))) {
             let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{target}.failed"));

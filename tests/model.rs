@@ -78,9 +78,7 @@ fn model_beside_a_directory(layers: &[Layer]) -> Pair {
 #[test]
 fn model_is_a_plain_directory() {
     support::require_root();
-    let fixed = std::env::var("MICA_ORACLE_SEED").ok().map(|text| text.parse().unwrap());
-    let seed = fixed.unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
-    println!("MICA_ORACLE_SEED={seed}");
+    let seed = support::seed();
     let layers = random_stack(seed, 3);
     let mut pair = model_beside_a_directory(&layers);
     if let Err(failure) = explore(&mut pair, seed, 4000, Profile::UNMOUNTED) {

@@ -139,8 +139,7 @@ fn power_cuts_leave_whole_objects_on(format: DiskFormat) {
     require_root();
     let scratch = Scratch::new("cut");
     let mut disk = disk(&scratch, format, 600 * MIB);
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let seed = support::seed();
     let mut random = fastrand::Rng::with_seed(seed);
     let mut acknowledged = Vec::new();
     for round in 0..12 {

@@ -418,8 +418,7 @@ fn the_count_never_falls_short_of_the_disk() {
         Ok("long") => 20_000,
         _ => 1000,
     };
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let seed = support::seed();
     let mut random = fastrand::Rng::with_seed(seed);
     let root = Root::new(&["-o", "size=3M"]);
     let mut control = root.control();

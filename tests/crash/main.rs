@@ -7,7 +7,7 @@
 //! the store must take the import that was cut off again.
 //!
 //! `MICA_TEST_COUNTS` is `quick` (40 cuts, also when it is not set), `ci` (200) or `long` (5,000).
-//! `MICA_TEST_SEED` repeats a run; each prints its own.
+//! `MICA_TEST_SEED` sets the seed, `random` takes a fresh one; each run prints its own.
 
 mod operation;
 mod site;
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use operation::Operation;
 use site::{Import, Site, Subject, check_objects};
 use support::{
-    Disk, DiskFormat, LogFlush, Scratch, Succeed, require_root, shut_down, unmount_beneath,
+    Disk, DiskFormat, LogFlush, Scratch, Succeed, require_root, seed, shut_down, unmount_beneath,
 };
 use tree::{Content, Tree};
 
@@ -46,14 +46,6 @@ fn cuts(percent: usize) -> usize {
         Ok(_) | Err(_) => 40,
     };
     (all * percent / 100).max(1)
-}
-
-/// The seed of this run, printed.
-fn seed() -> u64 {
-    let seed = std::env::var("MICA_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-    eprintln!("MICA_TEST_SEED={seed}");
-    seed
 }
 
 /// How many cuts each site of a run gets, and the number of the site.

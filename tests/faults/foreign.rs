@@ -9,7 +9,7 @@ use std::process::Command;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::stage::{Stage, picture};
-use crate::support::{MountOptions, Mounted, Succeed, unmount_beneath};
+use crate::support::{MountOptions, Mounted, Succeed, seeds, unmount_beneath};
 
 /// A template, and a private directory whose upper both file systems take turns to write.
 struct Turns {
@@ -178,15 +178,12 @@ fn step(root: &Path, random: &mut fastrand::Rng) {
 
 #[test]
 fn the_kernel_and_mica_take_turns_on_one_upper() {
-    let seed = std::env::var("MICA_FAULTS_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = match (seed, std::env::var("MICA_TEST_COUNTS").as_deref()) {
-        (Some(seed), _) => vec![seed],
-        (None, Ok("long")) => (0..300).map(|_| fastrand::u64(..1_000_000)).collect(),
-        (None, Ok("quick")) => vec![fastrand::u64(..1_000_000); 2],
-        (None, _) => (0..8).map(|_| fastrand::u64(..1_000_000)).collect(),
+    let turns = match std::env::var("MICA_TEST_COUNTS").as_deref() {
+        Ok("long") => 300,
+        Ok("quick") => 2,
+        _ => 8,
     };
-    for seed in seeds {
-        println!("MICA_FAULTS_SEED={seed}");
+    for seed in seeds(turns) {
         let turns = Turns::new();
         let mut random = fastrand::Rng::with_seed(seed);
         // What is empty has no owner yet; Mica would give it the time of the template's root.

@@ -2,7 +2,7 @@
 //! which says what a POSIX file system does. Every difference is a fault or a sentence in
 //! docs/SEMANTICS.md.
 //!
-//! `MICA_ORACLE_SEED` runs one seed, `MICA_ORACLE_STEPS` sets the steps of a history.
+//! `MICA_TEST_SEED` runs one seed, `random` fresh ones; `MICA_ORACLE_STEPS` sets the steps of a history.
 
 // The modules are shared with tests/model.rs, which uses more of some.
 #![allow(dead_code)]
@@ -33,7 +33,7 @@ use host::HostTree;
 use layers::{Layer, Node, large_directory, random_stack, set_mtime, write_tar};
 use operation::{NodeKind, Operation, Place, RenameHow, Step, Target, Who};
 use stage::{Crowd, MicaTemplate};
-use support::{Scratch, Succeed};
+use support::{Scratch, Succeed, seed, seeds};
 use world::{LISTINGS, World};
 
 /// A number that the environment fixes.
@@ -42,7 +42,7 @@ fn fixed(name: &str) -> Option<u64> {
 }
 
 /// Histories of a test, and steps of a history.
-fn counts() -> (u64, usize) {
+fn counts() -> (usize, usize) {
     let (histories, steps) = match std::env::var("MICA_TEST_COUNTS").as_deref() {
         Ok("quick") => (1, 1500),
         Ok("long") => (100, 20_000),
@@ -52,15 +52,10 @@ fn counts() -> (u64, usize) {
     (histories, steps)
 }
 
-/// Runs the seed that the environment fixes, or fresh ones.
+/// Runs the histories of a test.
 fn explore_seeds<F: FnMut() -> Pair>(mut prepare: impl FnMut(Vec<Layer>) -> F) {
     let (histories, steps) = counts();
-    let seeds: Vec<u64> = match fixed("MICA_ORACLE_SEED") {
-        Some(seed) => vec![seed],
-        None => (0..histories).map(|_| fastrand::u64(0..1_000_000_000)).collect(),
-    };
-    for seed in seeds {
-        println!("MICA_ORACLE_SEED={seed} MICA_ORACLE_STEPS={steps}");
+    for seed in seeds(histories) {
         let mut fresh = prepare(random_stack(seed, 3));
         match explore(&mut fresh(), seed, steps, Profile::MOUNTED) {
             Ok(succeeded) => println!("{succeeded} of {steps} steps succeeded"),
@@ -103,8 +98,7 @@ fn crowd_is_a_plain_directory(passthrough: bool) {
     support::require_root();
     const PARTS: u64 = 4;
     let (_, steps) = counts();
-    let seed = fixed("MICA_ORACLE_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
-    println!("MICA_ORACLE_SEED={seed}");
+    let seed = seed();
     let stacks: Vec<_> = (0..PARTS).map(|part| random_stack(seed + part, 3)).collect();
     let crowd = Crowd::gather(&stacks, passthrough);
     let profile = Profile { remount: false, ..Profile::MOUNTED };
@@ -144,8 +138,7 @@ fn crowded_root_without_passthrough_is_a_plain_directory() {
 fn large_directory_is_listed_whole_while_it_changes() {
     support::require_root();
     let directory = Place::new("srv");
-    let seed = fixed("MICA_ORACLE_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
-    println!("MICA_ORACLE_SEED={seed}");
+    let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     let template = MicaTemplate::import(&large_directory(&directory, 3000));
     let mut name = || directory.join(format!("file{}", random.usize(0..4000)).as_bytes());
@@ -196,8 +189,7 @@ fn kernel_overlayfs_is_always_found_out() {
 #[test]
 fn kernel_overlayfs_reads_a_private_layer() {
     support::require_root();
-    let seed = fixed("MICA_ORACLE_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
-    println!("MICA_ORACLE_SEED={seed}");
+    let seed = seed();
     let layers = random_stack(seed, 3);
     let template = MicaTemplate::import(&layers);
     let scratch = Rc::new(Scratch::new("oracle-format"));

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal};
 
 use crate::stage::{Stage, by_counts, bytes};
 use crate::support::{
-    Disk, DiskFormat, LogFlush, MountOptions, Scratch, Succeed, shut_down, unmount_beneath,
+    Disk, DiskFormat, LogFlush, MountOptions, Scratch, Succeed, seed, shut_down, unmount_beneath,
 };
 
 const FILES: [&str; 4] = ["usr/lib/a", "usr/lib/b", "usr/lib/c", "usr/lib/deep/d"];
@@ -95,7 +95,8 @@ fn killed_at(stage: &Stage, step: usize) -> bool {
 /// Steps to try: all of them when there is time, else some of each part of the way.
 fn steps() -> impl Iterator<Item = usize> {
     let stride = by_counts(23, 13, 1);
-    (0..).map(move |number| 1 + number * stride + fastrand::usize(..stride))
+    let mut random = fastrand::Rng::with_seed(seed());
+    (0..).map(move |number| 1 + number * stride + random.usize(..stride))
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::cuts::STEPS;
 use crate::stage::{Stage, by_counts, bytes};
-use crate::support::{MountOptions, Succeed, unmount_beneath};
+use crate::support::{MountOptions, Succeed, seed, unmount_beneath};
 
 const LINE: u64 = 82;
 const FILES: u64 = 100;
@@ -95,13 +95,14 @@ fn killed_at_every_step_of_shortening_a_log_names_all_that_files_refer_to() {
     unmount_beneath(&mountpoint);
     let saved = logs(&stage, "one").map(|log| (fs::read(&log).unwrap(), log));
     let stride = by_counts(7, 3, 1);
+    let mut random = fastrand::Rng::with_seed(seed());
     let mut ended = false;
     for number in 0.. {
         for (bytes, log) in &saved {
             fs::remove_file(log).unwrap();
             fs::write(log, bytes).unwrap();
         }
-        let step = 1 + number * stride + fastrand::usize(..stride);
+        let step = 1 + number * stride + random.usize(..stride);
         let mut strace = Command::new("strace");
         strace.args(["-f", "-qq", "-o", "/dev/null", "-e"]);
         strace.arg(format!("{STEPS}:signal=KILL:when={step}"));
