@@ -11,6 +11,7 @@ mod check;
 mod damage;
 mod descriptors;
 mod foreign;
+mod holes;
 mod marks;
 mod names;
 mod places;

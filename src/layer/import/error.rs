@@ -77,6 +77,20 @@ pub enum ImportError {
     /// More files and directories than the limit.
     #[error("the source has more than {0} files and directories")]
     TooManyNodes(usize),
+    /// Files that are nearly all hole, and longer than anybody wants to wait.
+    #[error(
+        "{path} has {} GiB of holes; of all files together at most {} GiB are hashed: leave it out, \
+         or make it shorter",
+        .bytes >> 30, .most >> 30
+    )]
+    TooManyHoles {
+        /// The file.
+        path: String,
+        /// Bytes of holes in it.
+        bytes: u64,
+        /// Most of all files together.
+        most: u64,
+    },
     /// A member's path that cannot be part of a tree.
     #[error("a name in the archive cannot be used")]
     Path(#[from] PathError),
@@ -180,6 +194,7 @@ impl ImportError {
             | Self::Tar(_)
             | Self::EmptyArchive(_)
             | Self::TooManyNodes(_)
+            | Self::TooManyHoles { .. }
             | Self::Path(_)
             | Self::NotADirectory { .. }
             | Self::TooDeep(_)
@@ -204,6 +219,7 @@ impl ImportError {
             | Self::Tar(_)
             | Self::EmptyArchive(_)
             | Self::TooManyNodes(_)
+            | Self::TooManyHoles { .. }
             | Self::Path(_)
             | Self::NotADirectory { .. }
             | Self::TooDeep(_)
