@@ -116,6 +116,11 @@ impl Archive {
 
     /// Extended records for the next member.
     pub(crate) fn pax(&mut self, records: &[(&[u8], &[u8])]) -> &mut Self {
+        self.pax_of(b'x', records)
+    }
+
+    /// The same, or with `g` for all members from here on.
+    pub(crate) fn pax_of(&mut self, kind: u8, records: &[(&[u8], &[u8])]) -> &mut Self {
         let mut content = Vec::new();
         for (key, value) in records {
             let body = key.len() + value.len() + 3;
@@ -126,7 +131,7 @@ impl Archive {
             content.extend_from_slice(format!("{len} ").as_bytes());
             content.extend_from_slice(&[*key, b"=", *value, b"\n"].concat());
         }
-        self.member(b"pax", b'x', b"", &content)
+        self.member(b"pax", kind, b"", &content)
     }
 
     pub(crate) fn write(&self, path: &Path) -> PathBuf {

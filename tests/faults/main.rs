@@ -12,6 +12,7 @@ mod damage;
 mod descriptors;
 mod foreign;
 mod holes;
+mod hostile;
 mod marks;
 mod names;
 mod places;

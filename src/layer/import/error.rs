@@ -105,6 +105,12 @@ pub enum ImportError {
     /// Directories nested beyond any sense.
     #[error("\"{}\" lies more than {} directories deep", printable(.0), super::assemble::MAX_DEPTH)]
     TooDeep(Box<[u8]>),
+    /// Far more directories on the way to the members than there are members.
+    #[error("\"{}\": the members of the archive lie in too many directories that it does not have", printable(.0))]
+    TooManyImplied(Box<[u8]>),
+    /// Far more steps on the way to the members than there are members.
+    #[error("\"{}\": the names in the archive lead through too many links and directories", printable(.0))]
+    TooManySteps(Box<[u8]>),
     /// Symbolic links that lead in circles.
     #[error("\"{}\" in the archive: too many symbolic links on the way", printable(.0))]
     LinkLoop(Box<[u8]>),
@@ -198,6 +204,8 @@ impl ImportError {
             | Self::Path(_)
             | Self::NotADirectory { .. }
             | Self::TooDeep(_)
+            | Self::TooManyImplied(_)
+            | Self::TooManySteps(_)
             | Self::LinkLoop(_)
             | Self::NoLinkTarget { .. }
             | Self::LinkToDirectory { .. }
@@ -223,6 +231,8 @@ impl ImportError {
             | Self::Path(_)
             | Self::NotADirectory { .. }
             | Self::TooDeep(_)
+            | Self::TooManyImplied(_)
+            | Self::TooManySteps(_)
             | Self::LinkLoop(_)
             | Self::NoLinkTarget { .. }
             | Self::LinkToDirectory { .. }

@@ -20,6 +20,9 @@ const BLOCK_BYTES: u64 = 512;
 /// one file take 64 KiB of names; real headers are far below this.
 pub(super) const MAX_EXTENSION_BYTES: u64 = 16 << 20;
 
+/// Most bytes that global headers may set: each member gets all of them.
+const MAX_GLOBAL_BYTES: usize = 64 << 10;
+
 /// One member of an archive, before its content.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
@@ -218,6 +221,9 @@ impl<R: Read> Members<R> {
                 b'g' => {
                     let records = self.read_extension(raw_size, extensions)?;
                     self.global.apply(&records)?;
+                    if self.global.bytes() > MAX_GLOBAL_BYTES {
+                        return Err(TarFault::GlobalTooLarge);
+                    }
                 }
                 b'L' => extensions.long_name = Some(self.read_long(raw_size, extensions)?),
                 b'K' => extensions.long_link = Some(self.read_long(raw_size, extensions)?),
