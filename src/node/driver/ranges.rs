@@ -83,7 +83,7 @@ impl Ranges {
     }
 
     /// Removes what other network namespaces left behind: those in which no store has a network any
-    /// more, nor a process could want its switches back.
+    /// more, and no process is.
     fn sweep(&self) -> io::Result<()> {
         let Some(meeting) = self.directory.parent() else { return Ok(()) };
         for entry in fs::read_dir(meeting)? {
@@ -99,8 +99,7 @@ impl Ranges {
             // What cannot be read may be in use.
             let in_use =
                 |entry: &Entry| kept(&entry.store).map_or(true, |kept| kept == Some(entry.range));
-            let changed = fs::read_dir(&path)?.flatten().any(|file| file.file_name() != LIST);
-            let wanted = entries.iter().any(in_use) || (changed && is_inhabited(number));
+            let wanted = entries.iter().any(in_use) || is_inhabited(number);
             if !wanted {
                 fs::remove_dir_all(&path)?;
             }
