@@ -17,7 +17,7 @@ use std::thread;
 
 use mica::layer::Manifest;
 use mica::layer::import::{
-    Excludes, ImportError, ImportOptions, Note, Progress, Source, TarError, TarFault,
+    Excludes, ImportError, ImportOptions, Limits, Note, Progress, Source, TarError, TarFault,
 };
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, lsetxattr, mkdirat, mknodat,
@@ -469,6 +469,33 @@ fn refused(workshop: &Workshop, bytes: Vec<u8>) -> ImportError {
         .expect_err("a broken archive is refused");
     workshop.assert_clean();
     error
+}
+
+#[test]
+fn holes_of_all_files_together_have_a_bound() {
+    let (scratch, workshop) = setup("holes");
+    let root = scratch.directory("root");
+    for name in ["one", "two"] {
+        let file = File::create(root.join(name)).expect("create");
+        file.set_len(6 * MIB).expect("stretch");
+        file.write_all_at(b"data", 12345).expect("write");
+    }
+    let tar = tar_of(&scratch, &root, "tar", &["--format=posix", "--sparse"]);
+    for source in [&root, &tar] {
+        for (most, fits) in [(13 * MIB, true), (10 * MIB, false)] {
+            let limits = Limits { hole_bytes: most, ..Limits::default() };
+            let options = ImportOptions { limits, ..ImportOptions::default() };
+            let done = workshop.import_with(Source::open(source).expect("open"), &options);
+            match done {
+                Ok(_) => assert!(fits),
+                Err(ImportError::TooManyHoles { bytes, .. }) => {
+                    assert!(!fits && bytes > 5 * MIB, "{bytes}");
+                }
+                Err(error) => panic!("{error}"),
+            }
+            workshop.assert_clean();
+        }
+    }
 }
 
 #[test]

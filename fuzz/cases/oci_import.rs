@@ -61,7 +61,12 @@ fn import(bytes: Vec<u8>) {
     let options = ImportOptions {
         format: Format::Image,
         threads: NonZeroUsize::MIN,
-        limits: Limits { file_bytes: 1 << 20, nodes: 10_000, spool_bytes: 16 << 20 },
+        limits: Limits {
+            file_bytes: 1 << 20,
+            nodes: 10_000,
+            spool_bytes: 16 << 20,
+            hole_bytes: 1 << 20,
+        },
         ..Default::default()
     };
     match try_import(Source::stream("input".to_owned(), Cursor::new(bytes)), &options, &Silent) {

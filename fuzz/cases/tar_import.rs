@@ -24,7 +24,12 @@ fn import(bytes: &[u8], on: Option<&Manifest>) {
         on,
         format: Format::Tree,
         threads: NonZeroUsize::MIN,
-        limits: Limits { file_bytes: 1 << 20, nodes: 10_000, spool_bytes: 1 << 20 },
+        limits: Limits {
+            file_bytes: 1 << 20,
+            nodes: 10_000,
+            spool_bytes: 1 << 20,
+            hole_bytes: 1 << 20,
+        },
         ..Default::default()
     };
     let source = Source::stream("input".to_owned(), Cursor::new(bytes.to_vec()));

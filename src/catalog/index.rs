@@ -166,13 +166,15 @@ impl Drop for Session {
         // Closing writes, which can fail where the disk is damaged like anything else.
         let db = self.db.take();
         let made = self.make_anew(db.as_ref());
-        let closed = catch_unwind(AssertUnwindSafe(|| drop(db)));
-        let placed = made.and_then(|made| {
-            if made && closed.is_ok() {
-                Ok(replace(&self.path).map_err(sled::Error::from)?)
-            } else {
-                Ok(())
-            }
+        let closed = catch_unwind(AssertUnwindSafe(|| {
+            #[cfg(test)]
+            tests::panic_at(tests::Panics::Closing);
+            drop(db);
+        }));
+        let placed = made.and_then(|made| match (made, &closed) {
+            (true, Ok(())) => Ok(replace(&self.path).map_err(sled::Error::from)?),
+            (true, Err(_)) => Err(IndexError::Panicked),
+            (false, _) => Ok(()),
         });
         if let Err(error) = placed {
             // It goes on as it is.
@@ -207,6 +209,8 @@ fn copy(db: &sled::Db, rows: &sled::Tree, path: &Path) -> Result<(), sled::Error
     let anew = configured(&place)?;
     let copied = anew.open_tree("private")?;
     let mut live = 0_u64;
+    #[cfg(test)]
+    tests::panic_at(tests::Panics::Copying);
     // From the last to the first: a page that was split is not written to again.
     for row in rows.iter().rev() {
         let (key, value) = row?;
@@ -224,9 +228,8 @@ fn copy(db: &sled::Db, rows: &sled::Tree, path: &Path) -> Result<(), sled::Error
 /// Puts the new database in the place of the old one.
 fn replace(path: &Path) -> io::Result<()> {
     let (old, anew) = (database(path), path.join(ANEW));
-    let placed = rustix::fs::renameat_with(CWD, &anew, CWD, &old, RenameFlags::EXCHANGE);
-    remove(&anew)?;
-    Ok(placed?)
+    rustix::fs::renameat_with(CWD, &anew, CWD, &old, RenameFlags::EXCHANGE)?;
+    remove(&anew)
 }
 
 fn configured(database: &Path) -> Result<sled::Db, sled::Error> {
@@ -304,5 +307,79 @@ fn remove(directory: &Path) -> io::Result<()> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Where sled is made to panic, as it does where it cannot write.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(super) enum Panics {
+        Nowhere,
+        Copying,
+        Closing,
+    }
+
+    thread_local! {
+        static PANICS: Cell<Panics> = const { Cell::new(Panics::Nowhere) };
+    }
+
+    pub(super) fn panic_at(place: Panics) {
+        assert!(PANICS.get() != place, "sled panics, as the test wants");
+    }
+
+    /// Writes so much that the database is worn when it is closed.
+    fn wear(path: &Path, number: u32) {
+        let session = Session::open(path, Duration::from_secs(5)).expect("an index");
+        let row = vec![7; 1 << 20];
+        let written = session.run(|rows| {
+            rows.insert("row", row.as_slice())?;
+            rows.insert("number", &number.to_le_bytes())?;
+            Ok(())
+        });
+        written.expect("written");
+        session.wrote(8 << 20);
+    }
+
+    fn number(path: &Path) -> Option<u32> {
+        let session = Session::open(path, Duration::from_secs(5)).expect("an index");
+        let number = session.run(|rows| Ok(rows.get("number")?)).expect("read")?;
+        Some(u32::from_le_bytes(number.as_ref().try_into().expect("four bytes")))
+    }
+
+    #[test]
+    fn a_panic_while_it_is_made_anew_leaves_the_index_and_nothing_beside_it() {
+        for (place, known) in [
+            (Panics::Nowhere, Some(2)),
+            (Panics::Copying, Some(2)),
+            // What was being written then may be anything: it is found out again.
+            (Panics::Closing, None),
+        ] {
+            let scratch = tempfile::tempdir().expect("scratch");
+            let path = scratch.path().join("index");
+            wear(&path, 1);
+            PANICS.set(place);
+            wear(&path, 2);
+            PANICS.set(Panics::Nowhere);
+            assert!(!path.join(ANEW).exists(), "half a database stayed");
+            assert_eq!(number(&path), known);
+        }
+    }
+
+    #[test]
+    fn an_index_that_cannot_be_replaced_stays_and_so_does_the_error() {
+        let scratch = tempfile::tempdir().expect("scratch");
+        let path = scratch.path().join("index");
+        wear(&path, 1);
+        fs::create_dir(path.join(ANEW)).expect("made");
+        fs::write(path.join(ANEW).join("made"), "").expect("written");
+        let db = scratch.path().join("elsewhere");
+        fs::rename(database(&path), &db).expect("moved");
+        assert_eq!(replace(&path).expect_err("nothing to replace").kind(), io::ErrorKind::NotFound);
+        assert!(path.join(ANEW).join("made").exists(), "what was made is gone");
     }
 }

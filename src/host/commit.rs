@@ -6,11 +6,11 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 
 use super::error::HostError;
 use super::import::record_in_catalog;
@@ -25,6 +25,8 @@ use crate::layer::{
 };
 use crate::object::{ObjectError, ObjectReader, Objects, Put, Staging};
 use crate::private::{PrivateError, PrivateLayer};
+use crate::sys::durable::sync_file_system;
+use crate::sys::sparse::{MOST_HOLE_BYTES, hole_bytes};
 use crate::sys::{inode, lease};
 use crate::union::UnionError;
 use crate::union::upper::layer::{Contents, to_layer};
@@ -59,6 +61,17 @@ pub enum CommitError {
     /// The mount process.
     #[error("cannot freeze the root: {0}")]
     Control(#[from] ControlError),
+    /// Files that are nearly all hole, and longer than anybody wants to wait.
+    #[error(
+        "{path} has {} GiB of holes; of all files together at most {} GiB are hashed: remove it, \
+         or make it shorter, and commit again", .bytes >> 30, MOST_HOLE_BYTES >> 30
+    )]
+    Holes {
+        /// The file.
+        path: LayerPath,
+        /// Bytes of holes in it.
+        bytes: u64,
+    },
     /// Somebody writes all the time.
     #[error(
         "{} while it was read, by somebody who has it open for writing; \
@@ -133,6 +146,8 @@ pub fn commit(store: &Store, request: &CommitRequest<'_>) -> Result<CommitReport
         reader: &reader,
         cancel: request.cancel,
         known: HashMap::new(),
+        holes: HashMap::new(),
+        hole_bytes: 0,
         restless: Vec::new(),
         frozen: None,
         asked: Instant::now(),
@@ -190,14 +205,16 @@ fn frozen_layer(
 ) -> Result<(Option<Vec<u8>>, Option<Duration>), CommitError> {
     // What mappings of cached files hold goes to the private directory.
     if let Some(mount) = record.and_then(|record| record.mount.as_ref())
-        && let Err(errno) = open_directory(&mount.mountpoint).and_then(rustix::fs::syncfs)
+        && let Err(error) = sync_file_system(&mount.mountpoint)
     {
-        tracing::warn!(%errno, "what is mapped and not synced may be missing");
+        tracing::warn!(%error, "what is mapped and not synced may be missing");
     }
     // A rehearsal: most content is in the store before anybody has to wait.
     match to_layer(upper, contents) {
         Ok(_) => {}
-        Err(error @ (CommitError::Cancelled | CommitError::Object(_))) => return Err(error),
+        Err(
+            error @ (CommitError::Cancelled | CommitError::Object(_) | CommitError::Holes { .. }),
+        ) => return Err(error),
         // Names come and go while it is not frozen.
         Err(error) => tracing::debug!(%error, "the rehearsal of a commit ended early"),
     }
@@ -214,11 +231,6 @@ fn frozen_layer(
     Ok((manifest, Some(began.elapsed())))
 }
 
-fn open_directory(path: &PathBuf) -> Result<OwnedFd, rustix::io::Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
-}
-
 /// Puts private content into the store, each version once.
 struct Stored<'a> {
     staging: &'a Staging,
@@ -226,6 +238,9 @@ struct Stored<'a> {
     cancel: &'a AtomicBool,
     /// What was read of each host inode.
     known: HashMap<u64, (Version, Put)>,
+    /// Bytes of holes in each host inode that has some, and in all of them.
+    holes: HashMap<u64, u64>,
+    hole_bytes: u64,
     restless: Vec<LayerPath>,
     frozen: Option<Client>,
     /// When the mount process was last spoken to.
@@ -299,6 +314,21 @@ impl Stored<'_> {
         if proceed() { Ok(put?) } else { Err(CommitError::Cancelled) }
     }
 
+    /// Refuses what would take longer to hash than anybody waits.
+    fn check_holes(&mut self, path: &LayerPath, entry: &Entry) -> Result<(), CommitError> {
+        let inode::Status { ino, size, blocks, .. } = entry.status;
+        let bytes = hole_bytes(size, blocks.saturating_mul(512));
+        if bytes == 0 {
+            return Ok(());
+        }
+        let before = self.holes.insert(ino, bytes).unwrap_or(0);
+        self.hole_bytes = self.hole_bytes.saturating_sub(before).saturating_add(bytes);
+        if self.hole_bytes > MOST_HOLE_BYTES {
+            return Err(CommitError::Holes { path: path.clone(), bytes });
+        }
+        Ok(())
+    }
+
     fn keep_frozen(&mut self) -> Result<(), CommitError> {
         if let Some(client) = self.frozen.as_mut().filter(|_| self.asked.elapsed() >= KEEP_FROZEN) {
             client.status()?;
@@ -312,6 +342,7 @@ impl Stored<'_> {
     /// Where a lease proves that nobody can write, one reading is the truth. Else it is read
     /// until two readings in a row are the same, with the same times around them.
     fn private(&mut self, path: &LayerPath, entry: &Entry) -> Result<Put, CommitError> {
+        self.check_holes(path, entry)?;
         let fail = |source: UnionError| UpperError::at(path, source);
         let open = inode::reopen(&entry.fd, OFlags::RDONLY | OFlags::NOATIME);
         let file = open.map_err(|errno| fail(errno.into()))?;

@@ -186,3 +186,32 @@ fn remove(path: &Path) -> Result<(), HostError> {
     };
     removed.map_err(HostError::system("remove", path))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_puts_into_an_empty_directory_meanwhile_stays_there() {
+        let scratch = tempfile::tempdir().expect("scratch");
+        let target = scratch.path().join("out");
+        fs::create_dir(&target).expect("made");
+        let refused = beside(&target, false, |staged| {
+            fs::create_dir(staged)
+                .and_then(|()| fs::write(staged.join("ours"), ""))
+                .expect("written");
+            // After the look at it, before both change places.
+            fs::write(target.join("theirs"), "").expect("written");
+            Ok(())
+        });
+        assert!(matches!(refused, Err(HostError::ExportExists { .. })), "{refused:?}");
+        let names = |path: &Path| -> Vec<OsString> {
+            fs::read_dir(path)
+                .expect("listed")
+                .map(|entry| entry.expect("entry").file_name())
+                .collect()
+        };
+        assert_eq!(names(&target), ["theirs"]);
+        assert_eq!(names(scratch.path()), ["out"], "what was written for nothing stayed");
+    }
+}

@@ -11,9 +11,6 @@ use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-
 use super::error::HostError;
 use super::roots::{NewRoot, RootRecord, Roots};
 use super::store::Store;
@@ -22,6 +19,7 @@ use crate::control::Client;
 use crate::layer::{Layers, Template};
 use crate::object::ObjectId;
 use crate::private::PrivateLayer;
+use crate::sys::durable::sync_file_system;
 
 /// How often a frozen root is told that it is still needed so.
 const KEEP_FROZEN: Duration = Duration::from_secs(5);
@@ -125,11 +123,8 @@ impl Still {
         };
         if let Some(mount) = &root.mount {
             // What mappings of cached files hold goes to the private directory.
-            let failed = || HostError::system::<Errno>("write back", &mount.mountpoint);
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::open(&mount.mountpoint, flags, Mode::empty())
-                .and_then(rustix::fs::syncfs)
-                .map_err(failed())?;
+            sync_file_system(&mount.mountpoint)
+                .map_err(HostError::system("write back", &mount.mountpoint))?;
         }
         client.freeze()?;
         Ok(Self::Frozen(client))

@@ -21,9 +21,8 @@ use rustix::io::Errno;
 use super::export::ExportError;
 use super::trail::{Trail, open_directory};
 use super::{EntryKind, FileKind, FileName, Inode, LayerPath, Manifest, ManifestError, TreeIno};
-use crate::object::ObjectReader;
+use crate::object::{CopyOut, ObjectReader};
 use crate::sys::acl;
-use crate::sys::copy::copy_data;
 
 /// What was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,16 +179,16 @@ impl Writer<'_> {
         path: &LayerPath,
     ) -> Result<(), ExportError> {
         let id = self.tree.object(inode)?.ok_or(ManifestError::NoInode(inode.ino.get()))?;
-        // What copies it does not look at it.
-        let unusable = |source| ExportError::Object { path: path.clone(), source };
-        self.objects.read_whole(&id, |_| Ok(())).map_err(unusable)?;
-        let object = self.objects.open_object(&id).map_err(unusable)?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =
             openat(dir, name, flags, Mode::from_raw_mode(0o600)).map_err(fail("make", path))?;
-        copy_data(object.as_fd(), file.as_fd(), inode.size)
-            .map_err(|source| ExportError::Make { action: "write", path: path.clone(), source })?;
+        self.objects.copy_out(&id, file.as_fd()).map_err(|error| match error {
+            CopyOut::Object(source) => ExportError::Object { path: path.clone(), source },
+            CopyOut::Write(source) => {
+                ExportError::Make { action: "write", path: path.clone(), source }
+            }
+        })?;
         self.done.bytes += inode.size;
         let set_id = inode.mode & (libc::S_ISUID | libc::S_ISGID) != 0;
         if set_id || self.tree.xattr(inode, b"security.capability")?.is_some() {

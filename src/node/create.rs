@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::claims::{Claim, Claims};
@@ -21,6 +20,7 @@ use crate::container::idmap::IdRange;
 use crate::host::reserve::{self, Reservation};
 use crate::inspect::{Library, View};
 use crate::layer::{LayerPath, Template};
+use crate::sys::durable::sync_file_system;
 
 /// Where a whole machine has its init.
 const INIT: &str = "/sbin/init";
@@ -348,9 +348,7 @@ pub(super) fn copy(
         still.map_or(Ok(()), StandStill::end)?;
         // Not while anybody stands still: a slow disk takes its time for what was copied.
         let private = reservation.private;
-        rustix::fs::open(private, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-            .and_then(rustix::fs::syncfs)
-            .map_err(|errno| NodeError::system("write back", private)(errno.into()))
+        sync_file_system(private).map_err(NodeError::system("write back", private))
     })?;
     Ok(claim)
 }

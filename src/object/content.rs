@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::ObjectId;
 use crate::sys::copy::write_all_at;
+use crate::sys::sparse::{Piece, Pieces};
 
 /// Granularity of holes.
 pub(super) const BLOCK_BYTES: usize = 4096;
@@ -23,7 +24,8 @@ const PARALLEL_BYTES: usize = 1 << 20;
 /// Units of `st_blocks` in one block.
 const UNITS_PER_BLOCK: u64 = 8;
 
-static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
+/// Never written, so the kernel backs all of it with one page.
+static ZEROS: [u8; 4 << 20] = [0; 4 << 20];
 
 /// Hash and block count of content that arrives in pieces.
 ///
@@ -52,14 +54,48 @@ impl Digester {
         piece: &[u8],
         on_run: impl FnMut(Range<usize>, Run) -> io::Result<()>,
     ) -> io::Result<()> {
+        self.hash(piece);
+        self.data_blocks += runs(piece, on_run)?;
+        self.len_bytes += u64::try_from(piece.len()).map_err(|_| Errno::OVERFLOW)?;
+        Ok(())
+    }
+
+    /// Takes so many zeros, as if they had come as a piece.
+    ///
+    /// BLAKE3 hashes the number of a chunk with it, so each one has to be hashed: what is saved
+    /// is reading them, and looking for what else there is.
+    pub(super) fn zeros(&mut self, len: u64) {
+        let mut left = len;
+        while left > 0 {
+            let some = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS.len());
+            self.hash(&ZEROS[..some]);
+            left -= u64::try_from(some).unwrap_or(left);
+        }
+        self.len_bytes += len;
+    }
+
+    /// Takes the next piece of a file; the data of one is in `buffer`.
+    pub(super) fn piece(
+        &mut self,
+        piece: Piece,
+        buffer: &[u8],
+        on_run: impl FnMut(Range<usize>, Run) -> io::Result<()>,
+    ) -> io::Result<()> {
+        match piece {
+            Piece::Data(filled) => self.update(&buffer[..filled], on_run),
+            Piece::Hole(len) => {
+                self.zeros(len);
+                Ok(())
+            }
+        }
+    }
+
+    fn hash(&mut self, piece: &[u8]) {
         if piece.len() >= PARALLEL_BYTES {
             self.hasher.update_rayon(piece);
         } else {
             self.hasher.update(piece);
         }
-        self.data_blocks += runs(piece, on_run)?;
-        self.len_bytes += u64::try_from(piece.len()).map_err(|_| Errno::OVERFLOW)?;
-        Ok(())
     }
 
     /// Where the next piece starts.
@@ -89,6 +125,14 @@ impl Reading {
         self.0.update(piece, |_, _| Ok(()))
     }
 
+    /// Takes the next piece of a file; the data of one is in `buffer`.
+    ///
+    /// # Errors
+    /// `EOVERFLOW` for more than an address space.
+    pub fn take_piece(&mut self, piece: Piece, buffer: &[u8]) -> io::Result<()> {
+        self.0.piece(piece, buffer, |_, _| Ok(()))
+    }
+
     /// Length of what was taken, in bytes.
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
@@ -108,6 +152,27 @@ pub(super) fn summarize(content: &[u8]) -> io::Result<Summary> {
     let mut digester = Digester::default();
     digester.update(content, |_, _| Ok(()))?;
     Ok(digester.finish())
+}
+
+/// Digests the first `len` bytes of a file, holes unread, for as long as `proceed` says yes.
+///
+/// # Errors
+/// Those of reading; [`io::ErrorKind::Interrupted`] when told to end.
+pub(super) fn digest_file(
+    file: BorrowedFd<'_>,
+    len: u64,
+    buffer: &mut [u8],
+    proceed: &dyn Fn() -> bool,
+) -> io::Result<Summary> {
+    let mut digester = Digester::default();
+    let mut pieces = Pieces::of(file, len)?;
+    loop {
+        if !proceed() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let Some(piece) = pieces.next(file, buffer)? else { return Ok(digester.finish()) };
+        digester.piece(piece, buffer, |_, _| Ok(()))?;
+    }
 }
 
 /// What a run of blocks is made of.
@@ -214,6 +279,59 @@ mod tests {
         let mut content = vec![0; 3 * BLOCK_BYTES];
         content[BLOCK_BYTES] = 1;
         assert_eq!(units(&content), 8);
+    }
+
+    #[test]
+    fn holes_hash_as_the_zeros_they_are() {
+        const MIB: u64 = 1 << 20;
+        // Around chunks, blocks, pieces and powers of two of them; at even and odd places.
+        let holes = [1, 1023, 1024, 4096, 4097, MIB - 1, MIB, MIB + 1, 4 * MIB, 9 * MIB + 4095];
+        for hole in holes {
+            for (before, after) in [(0, 0), (0, 1), (4096, 0), (5 * 4096, 4095), (3 << 19, 70_000)]
+            {
+                let mut content = vec![7; before];
+                content.resize(before + usize::try_from(hole).unwrap(), 0);
+                content.resize(content.len() + after, 9);
+                let mut digester = Digester::default();
+                digester.update(&content[..before], |_, _| Ok(())).unwrap();
+                digester.zeros(hole);
+                digester.update(&content[content.len() - after..], |_, _| Ok(())).unwrap();
+                let found = digester.finish();
+                assert_eq!(found.id, ObjectId::of(&content), "{before} {hole} {after}");
+                assert_eq!(found.len_bytes, content.len() as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_of_holes_and_data_has_the_digest_of_its_content() {
+        const MIB: u64 = 1 << 20;
+        let parts = [(0, 3), (2 * MIB + 5, 9000), (5 * MIB, 1), (9 * MIB - 3, 70_000)];
+        for mask in 0..16_u32 {
+            for len in [10 * MIB, 12 * MIB + 4097] {
+                let file = tempfile::tempfile().unwrap();
+                file.set_len(len).unwrap();
+                let mut content = vec![0; usize::try_from(len).unwrap()];
+                for (at, count) in parts
+                    .iter()
+                    .enumerate()
+                    .filter(|(at, _)| mask & (1 << at) != 0)
+                    .map(|(_, part)| *part)
+                {
+                    let data = vec![5; count];
+                    file.write_all_at(&data, at).unwrap();
+                    let at = usize::try_from(at).unwrap();
+                    content[at..at + count].copy_from_slice(&data);
+                }
+                let expected = summarize(&content).unwrap();
+                let mut buffer = vec![1; 1 << 18];
+                let found = digest_file(file.as_fd(), u64::MAX, &mut buffer, &|| true).unwrap();
+                assert_eq!(found, expected, "{mask:04b} {len}");
+            }
+        }
+        let stopped =
+            digest_file(tempfile::tempfile().unwrap().as_fd(), 1, &mut [0; 4096], &|| false);
+        assert_eq!(stopped.unwrap_err().kind(), io::ErrorKind::Interrupted);
     }
 
     proptest! {

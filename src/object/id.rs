@@ -1,11 +1,17 @@
 //! Digests, and the names of objects.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
+use std::os::fd::AsFd;
 use std::str::FromStr;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::content::digest_file;
+
+/// Bytes read at a time.
+const IDENTIFY_BYTES: usize = 128 << 10;
 
 /// The BLAKE3-256 digest of some bytes: 64 lower-case hexadecimal digits as text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -114,14 +120,14 @@ impl ObjectId {
     }
 }
 
-/// Reads `from` to its end and returns the name that an object with this content has.
+/// Reads a file from its start to its end, without its holes, and returns the name that an object
+/// with this content has. The offset of `file` moves.
 ///
 /// # Errors
 /// What reading answers.
-pub fn identify(from: &mut impl Read) -> io::Result<ObjectId> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(from)?;
-    Ok(ObjectId(hasher.finalize().into()))
+pub fn identify(file: impl AsFd) -> io::Result<ObjectId> {
+    let mut buffer = vec![0; IDENTIFY_BYTES];
+    Ok(digest_file(file.as_fd(), u64::MAX, &mut buffer, &|| true)?.id)
 }
 
 impl fmt::Display for ObjectId {

@@ -13,9 +13,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{Dir, FileType, FlockOperation, Mode, OFlags, flock, openat};
-use rustix::io::{Errno, pread, retry_on_intr};
+use rustix::io::{Errno, retry_on_intr};
 
 use super::ObjectId;
+use crate::sys::sparse::read_full;
 
 /// Name of the pin file in a staging directory.
 pub(super) const PINS: &str = "pins";
@@ -134,19 +135,6 @@ fn read_pins(file: BorrowedFd<'_>, offset: u64, ids: &mut HashSet<ObjectId>) -> 
             return Ok(done);
         }
     }
-}
-
-/// Reads until `buffer` is full or the file ends.
-pub(super) fn read_full(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        let at = offset + u64::try_from(filled).map_err(|_| Errno::OVERFLOW)?;
-        match retry_on_intr(|| pread(file, &mut buffer[filled..], at))? {
-            0 => break,
-            read => filled += read,
-        }
-    }
-    Ok(filled)
 }
 
 /// Names of the directories in `dir`, in no order.

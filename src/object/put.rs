@@ -12,12 +12,13 @@ use rustix::fs::{
 };
 
 use super::content::{
-    BLOCK_BYTES, Digester, IN_MEMORY_BYTES, Summary, punch_run, summarize, write_run, write_sparse,
+    BLOCK_BYTES, Digester, IN_MEMORY_BYTES, Summary, digest_file, punch_run, summarize, write_run,
+    write_sparse,
 };
-use super::pins::read_full;
 use super::staging::{Known, Staging, staged_name};
 use super::{ObjectError, ObjectId, crash_point};
 use crate::sys::copy::cannot_share;
+use crate::sys::sparse::{Piece, Pieces, read_full};
 
 /// Mode of every object.
 const OBJECT_MODE: Mode = Mode::from_raw_mode(0o444);
@@ -77,24 +78,28 @@ impl Staging {
         source: &mut dyn Read,
         len_hint: Option<u64>,
     ) -> Result<Put, ObjectError> {
-        let mut read = |buffer: &mut [u8], _at| {
-            let mut filled = 0;
-            while filled < buffer.len() {
-                match source.read(&mut buffer[filled..]) {
-                    Ok(0) => break,
-                    Ok(read) => filled += read,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(filled)
+        self.put_sparse(&mut Dense(source), len_hint)
+    }
+
+    /// As [`Staging::put_reader`], of a source that knows its holes.
+    ///
+    /// # Errors
+    /// As [`Staging::put_reader`].
+    pub fn put_sparse(
+        &self,
+        source: &mut dyn ReadSparse,
+        len_hint: Option<u64>,
+    ) -> Result<Put, ObjectError> {
+        let mut ended = false;
+        let mut next = |buffer: &mut [u8]| {
+            let piece = if ended { None } else { next_piece(source, buffer)? };
+            ended = matches!(piece, Some(Piece::Data(filled)) if filled < buffer.len());
+            Ok(piece)
         };
-        with_buffer(len_hint, |buffer| {
-            let filled = read(buffer, 0).map_err(ObjectError::Source)?;
-            if filled < buffer.len() {
-                return self.put_bytes(&buffer[..filled]);
-            }
-            self.stream(buffer, filled, u64::MAX, read)
+        with_buffer(len_hint, |buffer| match next(buffer).map_err(ObjectError::Source)? {
+            Some(Piece::Data(filled)) if filled < buffer.len() => self.put_bytes(&buffer[..filled]),
+            None => self.put_bytes(&[]),
+            first @ Some(_) => self.stream(buffer, first, next),
         })
     }
 
@@ -122,58 +127,50 @@ impl Staging {
         len: u64,
         proceed: &dyn Fn() -> bool,
     ) -> Result<Put, ObjectError> {
-        let read = |buffer: &mut [u8], at| {
-            asked(proceed)?;
-            let left = usize::try_from(len.saturating_sub(at)).unwrap_or(usize::MAX);
-            let wanted = buffer.len().min(left);
-            read_full(source, &mut buffer[..wanted], at)
-        };
         with_buffer(Some(len), |buffer| {
             if len <= IN_MEMORY_BYTES as u64 {
-                let filled = read(buffer, 0).map_err(ObjectError::Source)?;
+                asked(proceed).map_err(ObjectError::Source)?;
+                let wanted = usize::try_from(len).unwrap_or(buffer.len());
+                let filled =
+                    read_full(source, &mut buffer[..wanted], 0).map_err(ObjectError::Source)?;
                 return self.put_bytes(&buffer[..filled]);
             }
             if let Some(put) = self.reflink(source, len, buffer, proceed)? {
                 return Ok(put);
             }
-            let mut digester = Digester::default();
-            loop {
-                let filled = read(buffer, digester.position()).map_err(ObjectError::Source)?;
-                digester.update(&buffer[..filled], |_, _| Ok(())).map_err(ObjectError::Source)?;
-                if filled < buffer.len() {
-                    break;
-                }
-            }
-            let summary = digester.finish();
+            let summary = digest_file(source, len, buffer, proceed).map_err(ObjectError::Source)?;
             if self.has(&summary)? {
                 return Ok(Put::new(&summary, true));
             }
-            let filled = read(buffer, 0).map_err(ObjectError::Source)?;
-            self.stream(buffer, filled, len, read)
+            let mut pieces = Pieces::of(source, len).map_err(ObjectError::Source)?;
+            let mut next = |buffer: &mut [u8]| {
+                asked(proceed)?;
+                pieces.next(source, buffer)
+            };
+            let first = next(buffer).map_err(ObjectError::Source)?;
+            self.stream(buffer, first, next)
         })
     }
 
-    /// Writes content into the staging directory while hashing it. The first `filled` bytes are
-    /// in `buffer`, whose length is a multiple of the block size.
+    /// Writes content into the staging directory while hashing it, piece by piece. The data of
+    /// the first one is in `buffer`, whose length is a multiple of the block size.
     fn stream(
         &self,
         buffer: &mut [u8],
-        mut filled: usize,
-        len: u64,
-        mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+        first: Option<Piece>,
+        mut next: impl FnMut(&mut [u8]) -> io::Result<Option<Piece>>,
     ) -> Result<Put, ObjectError> {
         let staged = self.stage()?;
         let mut digester = Digester::default();
-        loop {
-            let piece = &buffer[..filled];
+        let mut piece = first;
+        while let Some(this) = piece {
             let base = digester.position();
             digester
-                .update(piece, |range, run| write_run(staged.file.as_fd(), piece, base, range, run))
+                .piece(this, buffer, |range, run| {
+                    write_run(staged.file.as_fd(), buffer, base, range, run)
+                })
                 .map_err(ObjectError::io("write", self.path()))?;
-            if filled < buffer.len() || digester.position() >= len {
-                break;
-            }
-            filled = read(buffer, digester.position()).map_err(ObjectError::Source)?;
+            piece = next(buffer).map_err(ObjectError::Source)?;
         }
         ftruncate(&staged.file, digester.position())
             .map_err(ObjectError::sys("write", self.path()))?;
@@ -212,18 +209,16 @@ impl Staging {
             ftruncate(&staged.file, len).map_err(|e| write()(e.into()))?;
         }
         let mut digester = Digester::default();
+        let mut pieces = Pieces::of(staged.file.as_fd(), len).map_err(write())?;
         loop {
             asked(proceed).map_err(ObjectError::Source)?;
             let base = digester.position();
-            let filled = read_full(staged.file.as_fd(), buffer, base).map_err(write())?;
-            digester
-                .update(&buffer[..filled], |range, run| {
-                    punch_run(staged.file.as_fd(), base, range, run)
-                })
-                .map_err(write())?;
-            if filled < buffer.len() {
+            let Some(piece) = pieces.next(staged.file.as_fd(), buffer).map_err(write())? else {
                 break;
-            }
+            };
+            digester
+                .piece(piece, buffer, |range, run| punch_run(staged.file.as_fd(), base, range, run))
+                .map_err(write())?;
         }
         let summary = digester.finish();
         if self.has(&summary)? {
@@ -259,6 +254,52 @@ impl Staging {
         drop(known);
         Ok(Put::new(summary, hit))
     }
+}
+
+/// Content that knows its holes.
+pub trait ReadSparse: Read {
+    /// Passes over zeros that come next and need not be read, and tells how many: a multiple of
+    /// 4096, but at the end. 0 where there are none, or nobody knows.
+    ///
+    /// # Errors
+    /// Those of reading.
+    fn hole(&mut self) -> io::Result<u64>;
+}
+
+/// Content that does not know its holes.
+struct Dense<'a>(&'a mut dyn Read);
+
+impl Read for Dense<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl ReadSparse for Dense<'_> {
+    fn hole(&mut self) -> io::Result<u64> {
+        Ok(0)
+    }
+}
+
+/// The next piece of `source`: a hole, or as much as fits into `buffer`.
+///
+/// # Errors
+/// Those of reading.
+pub fn next_piece(source: &mut dyn ReadSparse, buffer: &mut [u8]) -> io::Result<Option<Piece>> {
+    let hole = source.hole()?;
+    if hole > 0 {
+        return Ok(Some(Piece::Hole(hole)));
+    }
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((filled > 0).then_some(Piece::Data(filled)))
 }
 
 /// Whether to go on.

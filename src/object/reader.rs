@@ -10,13 +10,16 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatVfs, StatxAttributes, StatxFlags, fstat,
-    fstatvfs, openat2, statx,
+    fstatvfs, ftruncate, ioctl_ficlone, openat2, statx,
 };
 use rustix::io::{Errno, retry_on_intr};
 
+use super::content::{Digester, write_run};
 use super::store::{OBJECTS, open_dir};
 use super::{Locks, ObjectError, ObjectId, Reading};
+use crate::sys::copy::cannot_share;
 use crate::sys::mount::detached_readonly;
+use crate::sys::sparse::{Pieces, read_full};
 
 /// What is read of an object at a time.
 const PIECE_BYTES: usize = 128 * 1024;
@@ -136,6 +139,35 @@ impl ObjectReader {
         }
     }
 
+    /// Makes an empty file hold the content of an object, as a reflink where the host can, holes
+    /// kept; compares all of it with its name on the way, so that it is read once.
+    ///
+    /// # Errors
+    /// [`CopyOut`]; what is in the file then is no content.
+    pub fn copy_out(&self, id: &ObjectId, to: BorrowedFd<'_>) -> Result<(), CopyOut> {
+        let object = self.open_object(id)?;
+        let cloned = match ioctl_ficlone(to, object.as_fd()) {
+            Ok(()) => true,
+            Err(error) if cannot_share(error) => false,
+            Err(error) => return Err(CopyOut::Write(error.into())),
+        };
+        let failed = |source| ObjectError::io("read", self.path.join(id.path()))(source);
+        let (mut buffer, mut digester) = (vec![0; PIECE_BYTES], Digester::default());
+        let mut pieces = Pieces::of(object.as_fd(), u64::MAX).map_err(failed)?;
+        while let Some(piece) = pieces.next(object.as_fd(), &mut buffer).map_err(failed)? {
+            let base = digester.position();
+            let write =
+                |range, run| if cloned { Ok(()) } else { write_run(to, &buffer, base, range, run) };
+            digester.piece(piece, &buffer, write).map_err(CopyOut::Write)?;
+        }
+        let summary = digester.finish();
+        if summary.id != *id {
+            return Err(ObjectError::Altered(*id).into());
+        }
+        // What ends in a hole was written too short.
+        ftruncate(to, summary.len_bytes).map_err(|error| CopyOut::Write(error.into()))
+    }
+
     /// The objects whose digests begin with these digits, at least two of them, in order.
     ///
     /// # Errors
@@ -160,6 +192,17 @@ impl ObjectReader {
         ids.sort_unstable();
         Ok(ids)
     }
+}
+
+/// Why the content of an object was not copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyOut {
+    /// The object cannot be read, or is not what its name says.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// The file cannot be written.
+    #[error(transparent)]
+    Write(io::Error),
 }
 
 /// The errors by which a host says that it has no detached mounts for this process.
@@ -193,7 +236,7 @@ impl ObjectFile {
     /// # Errors
     /// Those of pread(2).
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        super::pins::read_full(self.0.as_fd(), buffer, offset)
+        read_full(self.0.as_fd(), buffer, offset)
     }
 }
 

@@ -13,9 +13,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::content::{Digester, Summary};
-use super::pins::read_full;
 use super::store::{Shared, open_dir};
 use super::{ObjectError, ObjectId, Objects, crash_point};
+use crate::sys::sparse::{Piece, Pieces};
 use crate::sys::verity::{self, Sealed};
 
 /// Where damaged objects lie, in the store.
@@ -152,23 +152,26 @@ impl Objects {
         };
         let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
         let mut digester = Digester::default();
+        let mut pieces = Pieces::of(file.as_fd(), u64::MAX).map_err(errno)?;
+        let buffer = reader.piece();
         loop {
-            let piece = reader.piece();
-            let filled = match read_full(file.as_fd(), piece, digester.position()) {
+            let piece = match pieces.next(file.as_fd(), buffer) {
                 // The host opens past the cache, but does not read so.
                 Err(error) if errno_is_inval(&error) && digester.position() == 0 => {
                     file = open(flags)?;
-                    read_full(file.as_fd(), piece, 0)
+                    pieces.next(file.as_fd(), buffer)
                 }
-                read => read,
+                next => next,
             }
             .map_err(errno)?;
-            digester.update(&piece[..filled], |_, _| Ok(())).map_err(errno)?;
-            if !pace(u64::try_from(filled).unwrap_or(u64::MAX)) {
+            let Some(piece) = piece else { return Ok(Some(digester.finish())) };
+            digester.piece(piece, buffer, |_, _| Ok(())).map_err(errno)?;
+            let read = match piece {
+                Piece::Data(filled) => u64::try_from(filled).unwrap_or(u64::MAX),
+                Piece::Hole(_) => 0,
+            };
+            if !pace(read) {
                 return Ok(None);
-            }
-            if filled < PIECE {
-                return Ok(Some(digester.finish()));
             }
         }
     }

@@ -11,8 +11,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::content::{Digester, IN_MEMORY_BYTES};
-use super::pins::{PinLock, read_full};
+use super::content::{IN_MEMORY_BYTES, digest_file};
+use super::pins::PinLock;
 use super::staging::Staging;
 use super::sweep::Sweep;
 use super::{Locks, ObjectError, ObjectId};
@@ -167,19 +167,9 @@ impl Objects {
             Err(Errno::NOENT) => return Ok(Verdict::Missing),
             Err(error) => return Err(ObjectError::sys("open", path)(error)),
         };
-        let mut digester = Digester::default();
         let mut buffer = vec![0; IN_MEMORY_BYTES];
-        loop {
-            let filled = read_full(file.as_fd(), &mut buffer, digester.position())
-                .map_err(ObjectError::io("read", &path))?;
-            digester
-                .update(&buffer[..filled], |_, _| Ok(()))
-                .map_err(ObjectError::io("hash", &path))?;
-            if filled < buffer.len() {
-                break;
-            }
-        }
-        let summary = digester.finish();
+        let summary = digest_file(file.as_fd(), u64::MAX, &mut buffer, &|| true)
+            .map_err(ObjectError::io("read", &path))?;
         if summary.id != *id {
             return Ok(Verdict::Altered { found: summary.id, len_bytes: summary.len_bytes });
         }

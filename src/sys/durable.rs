@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 
@@ -70,6 +71,16 @@ pub fn write_out(file: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the call takes integers and an open descriptor, and touches no memory of ours.
     let answer = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Writes back all that the file system of a directory holds in memory, and waits for it.
+///
+/// # Errors
+/// Those of opening it; those of writing, of anything on that file system.
+pub fn sync_file_system(directory: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(directory, flags, Mode::empty())?;
+    Ok(rustix::fs::syncfs(directory)?)
 }
 
 /// Whether a directory entry is what an interrupted [`write_file`] left behind.

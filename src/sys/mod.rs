@@ -21,5 +21,6 @@ pub mod priority;
 pub mod process;
 pub mod readiness;
 pub mod signal;
+pub mod sparse;
 pub mod terminal;
 pub mod verity;

@@ -10,18 +10,24 @@ use crate::stage::{Stage, picture, refused};
 use crate::support::{MountOptions, Succeed};
 
 /// A ustar archive, byte by byte: tar(1) would not make these.
-#[derive(Default)]
-struct Archive(Vec<u8>);
+#[derive(Clone, Default)]
+pub(crate) struct Archive(pub(crate) Vec<u8>);
 
 impl Archive {
-    fn member(&mut self, name: &[u8], kind: u8, target: &[u8], content: &[u8]) -> &mut Self {
+    pub(crate) fn member(
+        &mut self,
+        name: &[u8],
+        kind: u8,
+        target: &[u8],
+        content: &[u8],
+    ) -> &mut Self {
         self.header(name, kind, target, content.len() as u64);
         self.0.extend_from_slice(content);
         self.0.resize(self.0.len().next_multiple_of(512), 0);
         self
     }
 
-    fn header(&mut self, name: &[u8], kind: u8, target: &[u8], len_bytes: u64) {
+    pub(crate) fn header(&mut self, name: &[u8], kind: u8, target: &[u8], len_bytes: u64) {
         let mut header = [0; 512];
         header[..name.len()].copy_from_slice(name);
         header[100..107].copy_from_slice(b"0000644");
@@ -38,11 +44,97 @@ impl Archive {
         self.0.extend_from_slice(&header);
     }
 
-    fn file(&mut self, name: &[u8], content: &[u8]) -> &mut Self {
+    pub(crate) fn file(&mut self, name: &[u8], content: &[u8]) -> &mut Self {
         self.member(name, b'0', b"", content)
     }
 
-    fn write(&self, path: &Path) -> PathBuf {
+    /// A member whose holes are left out, in format 1.0: the map stands before the data.
+    pub(crate) fn sparse(&mut self, name: &[u8], len: u64, parts: &[(u64, &[u8])]) -> &mut Self {
+        let mut map = format!("{}\n", parts.len());
+        for (at, data) in parts {
+            map.push_str(&format!("{at}\n{}\n", data.len()));
+        }
+        self.sparse_of(
+            name,
+            len,
+            map.as_bytes(),
+            &parts.iter().fold(Vec::new(), |sum, (_, part)| [sum, part.to_vec()].concat()),
+        )
+    }
+
+    /// The same with any map, true or not.
+    pub(crate) fn sparse_of(
+        &mut self,
+        name: &[u8],
+        len: u64,
+        map: &[u8],
+        data: &[u8],
+    ) -> &mut Self {
+        let len = len.to_string();
+        self.pax(&[
+            (b"GNU.sparse.major", b"1"),
+            (b"GNU.sparse.minor", b"0"),
+            (b"GNU.sparse.name", name),
+            (b"GNU.sparse.realsize", len.as_bytes()),
+        ]);
+        let mut content = map.to_vec();
+        content.resize(content.len().next_multiple_of(512), 0);
+        content.extend_from_slice(data);
+        self.member(b"GNUSparseFile.0/x", b'0', b"", &content)
+    }
+
+    /// The same in the old format of GNU tar: up to four parts, in the header.
+    pub(crate) fn sparse_gnu(
+        &mut self,
+        name: &[u8],
+        len: u64,
+        parts: &[(u64, &[u8])],
+    ) -> &mut Self {
+        let data: Vec<u8> = parts.iter().flat_map(|(_, data)| data.to_vec()).collect();
+        let mut header = tar::Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name);
+        header.set_entry_type(tar::EntryType::GNUSparse);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1);
+        header.set_size(data.len() as u64);
+        // More than eleven octal digits hold: as a binary number.
+        let gnu = header.as_gnu_mut().unwrap();
+        gnu.realsize[0] = 0x80;
+        gnu.realsize[4..].copy_from_slice(&len.to_be_bytes());
+        for (at, (offset, data)) in parts.iter().enumerate() {
+            gnu.sparse[at].offset.copy_from_slice(format!("{offset:011o} ").as_bytes());
+            gnu.sparse[at].numbytes.copy_from_slice(format!("{:011o} ", data.len()).as_bytes());
+        }
+        header.set_cksum();
+        self.0.extend_from_slice(header.as_bytes());
+        self.0.extend_from_slice(&data);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
+    }
+
+    /// Extended records for the next member.
+    pub(crate) fn pax(&mut self, records: &[(&[u8], &[u8])]) -> &mut Self {
+        self.pax_of(b'x', records)
+    }
+
+    /// The same, or with `g` for all members from here on.
+    pub(crate) fn pax_of(&mut self, kind: u8, records: &[(&[u8], &[u8])]) -> &mut Self {
+        let mut content = Vec::new();
+        for (key, value) in records {
+            let body = key.len() + value.len() + 3;
+            let mut len = body + 1;
+            while len != body + len.to_string().len() {
+                len = body + len.to_string().len();
+            }
+            content.extend_from_slice(format!("{len} ").as_bytes());
+            content.extend_from_slice(&[*key, b"=", *value, b"\n"].concat());
+        }
+        self.member(b"pax", kind, b"", &content)
+    }
+
+    pub(crate) fn write(&self, path: &Path) -> PathBuf {
         fs::write(path, [self.0.as_slice(), &[0; 1024]].concat()).unwrap();
         path.to_owned()
     }
@@ -71,6 +163,14 @@ fn surroundings(stage: &Stage) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// Fails if a refused import or commit left a template, or anything that it had staged.
+pub(crate) fn nothing_is_left(stage: &Stage, name: &str) {
+    let listed = stage.mica(["template", "list", "-q"]).succeed();
+    assert!(!listed.contains(name), "{listed}");
+    let staged: Vec<_> = fs::read_dir(stage.store.path().join("staging")).unwrap().collect();
+    assert!(staged.is_empty(), "{staged:?} stayed");
 }
 
 #[test]

@@ -11,6 +11,8 @@ mod check;
 mod damage;
 mod descriptors;
 mod foreign;
+mod holes;
+mod hostile;
 mod marks;
 mod names;
 mod places;

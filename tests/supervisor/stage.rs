@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -313,6 +314,8 @@ impl Drop for Stage {
             let last = lines.len().saturating_sub(40);
             eprintln!("the daemon's log ends:\n{}", lines[last..].join("\n"));
         }
+        // Where it meets other daemons, if it has a network of its own.
+        let namespace = fs::metadata(format!("/proc/{}/ns/net", self.daemon()));
         // A daemon takes its containers down best; one may have to be started for that.
         for words in [
             &["node", "start"][..],
@@ -323,6 +326,11 @@ impl Drop for Stage {
             if !done.status.success() && words != ["delete", "--all", "--force"] {
                 eprintln!("{words:?}: {}", String::from_utf8_lossy(&done.stderr));
             }
+        }
+        if let (true, Ok(namespace)) = (self.alone, namespace) {
+            let met = format!("/run/mica/network-{}", namespace.ino());
+            // Not there unless a container had a network.
+            let _removed = fs::remove_dir_all(met);
         }
         let store = self.store.path().to_string_lossy().into_owned();
         for (pid, words) in processes() {

@@ -141,6 +141,7 @@ fn print(report: &Report, output: Output) -> Result<()> {
         (skipped.changed, "changed meanwhile"),
         (skipped.young, "changed too lately"),
         (skipped.linked, "with several names"),
+        (skipped.sparse, "nearly all hole"),
         (skipped.unreadable, "not readable"),
     ] {
         if number > 0 {

@@ -14,6 +14,7 @@ use crate::layer::{FileKind, Manifest, ManifestError, TreeIno};
 use crate::object::ObjectId;
 use crate::private::listing::UpperKind;
 use crate::sys::inode;
+use crate::sys::sparse::costs_too_much;
 use crate::union::upper::{Bytes, Entry, Kept, hides};
 use crate::union::{SharedSet, UnionError};
 
@@ -150,6 +151,10 @@ fn is_wanted(file: &Candidate, entry: &Entry, filter: &Filter<'_>, skipped: &mut
     skipped.files += 1;
     if file.identity.size < LEAST_BYTES {
         skipped.small += 1;
+        return false;
+    }
+    if costs_too_much(file.identity.size, file.disk_bytes) {
+        skipped.sparse += 1;
         return false;
     }
     // Of one that was copied up with its names these may all be known; who replaces it looks.

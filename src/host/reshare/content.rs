@@ -11,10 +11,11 @@ use rustix::io::Errno;
 use super::candidates::Candidate;
 use crate::catalog::Identity;
 use crate::host::pace::{Go, Pace};
-use crate::object::{Digest, ObjectId, Reading};
+use crate::object::{Digest, ObjectId, ReadSparse, Reading};
 use crate::sys::cache::resident_bytes;
 use crate::sys::inode;
 use crate::sys::lease::ReadLease;
+use crate::sys::sparse::{Piece, Pieces, read_full};
 use crate::union::upper::Upper;
 
 /// Bytes read at a time: what stays in a processor's cache until it is hashed, and of the longest
@@ -93,6 +94,7 @@ pub(super) fn hash(
     let long = !pace.is_limited() && leased.file.identity.size >= LARGE_BYTES;
     buffer.resize(if long { LARGE_PIECE_BYTES } else { PIECE_BYTES }, 0);
     let mut reading = Reading::default();
+    let mut pieces = Pieces::of(leased.lease.as_fd(), u64::MAX).map_err(|_| GaveUp::Failed)?;
     loop {
         loop {
             if !leased.lease.holds() {
@@ -104,13 +106,11 @@ pub(super) fn hash(
                 Go::No => return Err(GaveUp::Held),
             }
         }
-        let filled =
-            fill(&*leased.lease, buffer, reading.len_bytes()).map_err(|_| GaveUp::Failed)?;
-        let piece = buffer.get(..filled).unwrap_or_default();
-        reading.take(piece).map_err(|_| GaveUp::Failed)?;
-        pace.spend(u64::try_from(filled).unwrap_or(u64::MAX));
-        if filled < buffer.len() {
-            break;
+        let next = pieces.next(leased.lease.as_fd(), buffer);
+        let Some(piece) = next.map_err(|_| GaveUp::Failed)? else { break };
+        reading.take_piece(piece, buffer).map_err(|_| GaveUp::Failed)?;
+        if let Piece::Data(filled) = piece {
+            pace.spend(u64::try_from(filled).unwrap_or(u64::MAX));
         }
     }
     if leased.resident_bytes == 0 {
@@ -127,9 +127,9 @@ pub(super) fn hash(
 pub(super) fn sample(fd: impl AsFd, size: u64) -> io::Result<Digest> {
     let mut sampled = vec![0; 2 * SAMPLE_BYTES];
     let (head, tail) = sampled.split_at_mut(SAMPLE_BYTES);
-    fill(&fd, head, 0)?;
+    read_full(fd.as_fd(), head, 0)?;
     let last = u64::try_from(SAMPLE_BYTES).unwrap_or(u64::MAX);
-    fill(&fd, tail, size.saturating_sub(last))?;
+    read_full(fd.as_fd(), tail, size.saturating_sub(last))?;
     Ok(Digest::of(&sampled))
 }
 
@@ -138,22 +138,17 @@ pub(super) fn sample_of(upper: &Upper, file: &Candidate) -> io::Result<Digest> {
     sample(open(upper, file)?, file.identity.size)
 }
 
-fn fill(fd: &impl AsFd, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        let offset = at + u64::try_from(filled).unwrap_or(u64::MAX);
-        match rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut *rest, offset))? {
-            0 => break,
-            read => filled += read,
-        }
-    }
-    Ok(filled)
-}
-
 /// A leased file as a stream that ends with an error once the lease is wanted back.
 pub(super) struct Watched<'a> {
-    pub(super) leased: &'a Leased,
-    pub(super) at: u64,
+    leased: &'a Leased,
+    pieces: Pieces,
+}
+
+impl<'a> Watched<'a> {
+    pub(super) fn new(leased: &'a Leased) -> io::Result<Self> {
+        let pieces = Pieces::of(leased.lease.as_fd(), leased.file.identity.size)?;
+        Ok(Self { leased, pieces })
+    }
 }
 
 impl io::Read for Watched<'_> {
@@ -162,8 +157,15 @@ impl io::Read for Watched<'_> {
             return Err(io::Error::from(io::ErrorKind::ResourceBusy));
         }
         let len = buffer.len().min(LARGE_PIECE_BYTES);
-        let filled = fill(&*self.leased.lease, buffer.get_mut(..len).unwrap_or_default(), self.at)?;
-        self.at += u64::try_from(filled).unwrap_or(u64::MAX);
-        Ok(filled)
+        self.pieces.read(self.leased.lease.as_fd(), buffer.get_mut(..len).unwrap_or_default())
+    }
+}
+
+impl ReadSparse for Watched<'_> {
+    fn hole(&mut self) -> io::Result<u64> {
+        if !self.leased.lease.holds() {
+            return Err(io::Error::from(io::ErrorKind::ResourceBusy));
+        }
+        self.pieces.pass_hole(self.leased.lease.as_fd())
     }
 }

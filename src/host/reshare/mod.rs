@@ -95,6 +95,8 @@ pub struct Skipped {
     pub files: u64,
     /// Shorter than [`LEAST_BYTES`].
     pub small: u64,
+    /// Nearly all hole: to hash them takes more than they do.
+    pub sparse: u64,
     /// Paths that are excluded, with what lies below.
     pub excluded: u64,
     /// Directories of a container inside, with what lies below.

@@ -556,7 +556,8 @@ fn put(staging: &Staging, leased: &Leased) -> Result<Put, ObjectError> {
     if size <= STREAMED_BYTES {
         staging.put_file(leased.lease.as_fd(), size)
     } else {
-        staging.put_reader(&mut Watched { leased, at: 0 }, Some(size))
+        let mut watched = Watched::new(leased).map_err(ObjectError::Source)?;
+        staging.put_sparse(&mut watched, Some(size))
     }
 }
 

@@ -14,6 +14,7 @@ use crate::host::error::HostError;
 use crate::host::roots::Roots;
 use crate::host::store::Store;
 use crate::object::{ObjectId, Objects, Staging, identify};
+use crate::sys::sparse::costs_too_much;
 
 /// Looks for `wanted` (with their lengths in bytes, where known) among the private files of all roots and
 /// publishes what is found; answers where each came from.
@@ -110,8 +111,13 @@ impl Search<'_> {
         if !fits {
             return Ok(());
         }
+        let allocated = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+        // Containers decide how long their files are, but pay for what is in them.
+        if costs_too_much(len_bytes, allocated) {
+            return Ok(());
+        }
         let file = File::from(file);
-        let Ok(id) = identify(&mut &file) else { return Ok(()) };
+        let Ok(id) = identify(&file) else { return Ok(()) };
         if !self.wanted.contains_key(&id) || self.back.contains_key(&id) {
             return Ok(());
         }

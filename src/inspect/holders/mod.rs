@@ -445,11 +445,11 @@ impl Inquiry<'_> {
 /// The content of a file of this host.
 fn content_of(path: &Path) -> Result<ObjectId, InspectError> {
     let read = || {
-        let mut file = File::open(path)?;
+        let file = File::open(path)?;
         if !file.metadata()?.is_file() {
             return Err(std::io::Error::other("it is no regular file"));
         }
-        identify(&mut file)
+        identify(&file)
     };
     read()
         .map_err(|source| InspectError::System { what: format!("read {}", path.display()), source })

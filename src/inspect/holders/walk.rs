@@ -14,6 +14,7 @@ use crate::catalog::{Glance, Held, Identity, Kept as Row, Stamp};
 use crate::layer::{FileKind, LayerPath, TreeIno};
 use crate::object::{Digest, ObjectId, identify};
 use crate::sys::inode::{self, Status};
+use crate::sys::sparse::costs_too_much;
 use crate::union::UnionError;
 
 /// A file that changed this shortly ago may change again without its times telling: the clock
@@ -196,7 +197,9 @@ impl Walk<'_> {
         {
             return Some(*content);
         }
-        if self.scan {
+        // What is nearly all hole stays unknown, and is counted so.
+        let allocated = entry.status.blocks.saturating_mul(512);
+        if self.scan && !costs_too_much(identity.size, allocated) {
             match hash(&entry.fd, self.dev) {
                 Ok(content) => {
                     self.done.hashed += 1;
@@ -218,12 +221,12 @@ impl Walk<'_> {
 /// Hashes a private file; nothing if it changed meanwhile.
 fn hash(fd: &OwnedFd, dev: u64) -> io::Result<Option<ObjectId>> {
     let flags = OFlags::RDONLY | OFlags::NOATIME | OFlags::NONBLOCK;
-    let mut file = std::fs::File::from(inode::reopen(fd.as_fd(), flags)?);
+    let file = std::fs::File::from(inode::reopen(fd.as_fd(), flags)?);
     // What a mapping wrote gets its time when it is written out.
     file.sync_data()?;
     let before = identity(dev, &inode::status(&file)?);
     settle(&before);
-    let content = identify(&mut file)?;
+    let content = identify(&file)?;
     let after = identity(dev, &inode::status(&file)?);
     Ok((before == after).then_some(content))
 }

@@ -4,6 +4,7 @@
 //! as every tar does.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 
 use tar::EntryType;
 
@@ -12,6 +13,7 @@ use super::members::{Member, visit, xattr_records};
 use super::{ExportError, Watched};
 use crate::layer::{FileKind, Inode, LayerPath, Manifest, ManifestError, Metadata, Timestamp};
 use crate::object::{ObjectError, ObjectFile, ObjectId, ObjectReader, Reading};
+use crate::sys::sparse::{Piece, Pieces};
 
 /// Granularity of holes, that of objects.
 const HOLE_BYTES: usize = 4096;
@@ -181,7 +183,7 @@ impl<'a> Archive<'a> {
             content.verify(&reading)?;
             return self.pad(inode.size);
         }
-        let runs = self.runs(&mut content)?;
+        let runs = self.runs(&content)?;
         let map = sparse_map(&runs, inode.size);
         let data: u64 = runs.iter().map(|(_, len)| len).sum();
         member.size = data + map.len() as u64;
@@ -197,16 +199,22 @@ impl<'a> Archive<'a> {
         self.pad(data)
     }
 
-    /// The parts of a file that are not blocks of zeros: start and length in bytes.
-    fn runs(&mut self, content: &mut Content<'_>) -> Result<Vec<(u64, u64)>, ExportError> {
+    /// The parts of a file that are not blocks of zeros: start and length in bytes. They stand before
+    /// the data, so data is read twice, but holes are not. What the host has as holes is not the
+    /// same everywhere, and an archive is.
+    fn runs(&mut self, content: &Content<'_>) -> Result<Vec<(u64, u64)>, ExportError> {
         let mut runs: Vec<(u64, u64)> = Vec::new();
         let mut reading = Reading::default();
         let mut buffer = vec![0; CHUNK_BYTES];
-        let mut at = 0;
-        while at < content.size {
+        let file = content.object.as_fd();
+        let mut pieces = Pieces::of(file, content.size).map_err(|error| content.failed(error))?;
+        loop {
             self.watched.check()?;
-            let count = content.fill(&mut buffer, at, content.size - at)?;
-            reading.take(&buffer[..count]).map_err(|source| content.failed(source))?;
+            let mut at = pieces.position();
+            let piece = pieces.next(file, &mut buffer).map_err(|error| content.failed(error))?;
+            let Some(piece) = piece else { break };
+            reading.take_piece(piece, &buffer).map_err(|source| content.failed(source))?;
+            let Piece::Data(count) = piece else { continue };
             for block in buffer[..count].chunks(HOLE_BYTES) {
                 let len = block.len() as u64;
                 if block.iter().any(|byte| *byte != 0) {

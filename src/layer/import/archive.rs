@@ -79,6 +79,7 @@ pub(super) fn read_layer(
             let mut held = Vec::new();
             while let Some(member) = members.next_member()? {
                 session.cancel.check()?;
+                session.check_holes(&member.path, member.hole_bytes)?;
                 let placed = assembly.place(&member)?;
                 session.check_nodes(assembly.node_count())?;
                 session.progress.entry();
@@ -153,15 +154,15 @@ fn store_large<R: Read>(
         session.sink.put_bytes(&held[..end])
     } else if let (Some(file), Some(offset)) = (again, member.content_offset) {
         // Hashed first and written only on a miss, as smaller files are.
-        HashOnly.put_reader(members, member.size).and_then(|seen| {
+        HashOnly.put_sparse(members, member.size).and_then(|seen| {
             if session.sink.has(&seen.id)? {
                 return Ok(Put { hit: true, ..seen });
             }
             let part = FilePart::new(file, offset, member.size);
-            session.sink.put_reader(&mut Intake::new(part, session.cancel, None), member.size)
+            session.sink.put_sparse(&mut Intake::new(part, session.cancel, None), member.size)
         })
     } else {
-        session.sink.put_reader(members, member.size)
+        session.sink.put_sparse(members, member.size)
     };
     put.map_err(|source| match members.take_failure() {
         Some(failure) => failure.into(),

@@ -31,6 +31,15 @@ const MAX_LINKS: u32 = 40;
 /// Most directories one inside another.
 pub(super) const MAX_DEPTH: usize = 16_384;
 
+/// Directories that members may lie in without the archive having them, for each member and in
+/// all: a name of a few bytes makes thousands.
+const IMPLIED_EACH: u64 = 4;
+const IMPLIED: u64 = 256 << 10;
+/// Steps from directory to directory on the way to members, for each member and in all: a link
+/// makes one step thousands.
+const STEPS_EACH: u64 = 256;
+const STEPS: u64 = 16 << 20;
+
 /// One layer while members are being placed in it.
 pub(super) struct Assembly<'a> {
     builder: LayerBuilder,
@@ -42,6 +51,8 @@ pub(super) struct Assembly<'a> {
     /// ACLs that wait for the account files.
     named_acls: Vec<NamedAcl>,
     accounts: Accounts,
+    /// Steps from directory to directory so far.
+    steps: u64,
     /// The parent names of the last member and what they resolved to; members come grouped.
     last_parent: Option<(Vec<FileName>, Parent)>,
 }
@@ -94,6 +105,7 @@ impl<'a> Assembly<'a> {
             members: 0,
             named_acls: Vec::new(),
             accounts: Accounts::default(),
+            steps: 0,
             last_parent: None,
         }
     }
@@ -150,6 +162,7 @@ impl<'a> Assembly<'a> {
             MemberKind::BlockDevice(rdev) => NewContent::BlockDevice(*rdev),
         };
         let id = self.builder.put(&path, node(member, content))?;
+        self.check_implied(member)?;
         self.keep_acls(id, member);
         let role = match path.to_bytes().as_slice() {
             b"etc/passwd" => Role::Users,
@@ -157,6 +170,15 @@ impl<'a> Assembly<'a> {
             _ => Role::Ordinary,
         };
         Ok((member.kind == MemberKind::Regular).then_some(Placed { id, role }))
+    }
+
+    /// Refuses an archive that makes far more of itself than it has.
+    fn check_implied(&self, member: &Member) -> Result<(), ImportError> {
+        let nodes = u64::try_from(self.node_count()).unwrap_or(u64::MAX);
+        if nodes > self.members.saturating_mul(IMPLIED_EACH).saturating_add(IMPLIED) {
+            return Err(ImportError::TooManyImplied(member.path.clone()));
+        }
+        Ok(())
     }
 
     fn keep_acls(&mut self, id: NodeId, member: &Member) {
@@ -211,6 +233,7 @@ impl<'a> Assembly<'a> {
         let replaced =
             self.builder.get(path).is_some_and(|id| self.builder.kind(id) != FileKind::Directory);
         let id = self.builder.put(path, node(member, NewContent::Directory))?;
+        self.check_implied(member)?;
         self.keep_acls(id, member);
         if replaced && self.lower.is_some() {
             // What stood here for a moment hid the directory below for good.
@@ -292,7 +315,12 @@ impl<'a> Assembly<'a> {
         let mut walk = Walk::new(&self.builder, self.lower)?;
         let mut steps: Vec<Step> = names.iter().rev().cloned().map(Step::Down).collect();
         let mut followed = 0;
+        let most = self.members.saturating_mul(STEPS_EACH).saturating_add(STEPS);
         while let Some(step) = steps.pop() {
+            self.steps += 1;
+            if self.steps > most {
+                return Err(ImportError::TooManySteps(member.into()));
+            }
             let name = match step {
                 Step::Up => {
                     walk.up();
@@ -318,6 +346,9 @@ impl<'a> Assembly<'a> {
                     return Err(ImportError::NotADirectory { member: member.into(), parent });
                 }
             }
+        }
+        if walk.depth() > MAX_DEPTH {
+            return Err(ImportError::TooDeep(member.into()));
         }
         let resolved = Parent { path: walk.path(), exists: walk.exists() };
         self.last_parent = Some((names.to_vec(), resolved.clone()));

@@ -1,6 +1,8 @@
 //! Recognises compressed streams by their first bytes and decompresses them.
 
+use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
+use std::rc::Rc;
 
 /// Buffer between the source and what reads it, in bytes.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -8,6 +10,11 @@ const BUFFER_BYTES: usize = 256 * 1024;
 const XZ_MEMORY_BYTES: u64 = 256 << 20;
 /// Bytes looked at to recognise a stream.
 const PREFIX_BYTES: usize = 512;
+
+/// What a stream may unpack to for each of its bytes, and besides. More than gzip can (1,032); zstd
+/// makes gigabytes of a few hundred kilobytes, which somebody has to read.
+const RATIO: u64 = 1100;
+const FREE_BYTES: u64 = 64 << 30;
 
 /// How a stream is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +62,50 @@ pub(crate) fn decompress<'a, R: Read + 'a>(
 ) -> Result<(Compression, Box<dyn Read + 'a>), CompressionError> {
     let (prefix, input) = peek(input, PREFIX_BYTES)?;
     let compression = recognise(&prefix)?;
-    let buffered = BufReader::with_capacity(BUFFER_BYTES, input);
-    Ok((compression, decoder(compression, buffered)?))
+    let taken = Rc::new(Cell::new(0));
+    let counted = Counted { input, taken: Rc::clone(&taken) };
+    let output = decoder(compression, BufReader::with_capacity(BUFFER_BYTES, counted))?;
+    if compression == Compression::Plain {
+        return Ok((compression, output));
+    }
+    Ok((compression, Box::new(Bounded { output, given: 0, taken, free: FREE_BYTES })))
+}
+
+/// Counts what a decoder takes.
+struct Counted<R> {
+    input: R,
+    taken: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        let bytes = u64::try_from(count).unwrap_or(u64::MAX);
+        self.taken.set(self.taken.get().saturating_add(bytes));
+        Ok(count)
+    }
+}
+
+/// Ends with an error where a decoder gives beyond all measure more than it takes.
+struct Bounded<R> {
+    output: R,
+    given: u64,
+    taken: Rc<Cell<u64>>,
+    free: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.output.read(buffer)?;
+        self.given = self.given.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        let most = self.taken.get().saturating_mul(RATIO).saturating_add(self.free);
+        if self.given > most {
+            return Err(io::Error::other(format!(
+                "it unpacks to {RATIO} times its size and more; decompress it first if that is meant"
+            )));
+        }
+        Ok(count)
+    }
 }
 
 /// Reads the first `bytes` of `input`, or fewer, and puts them back in front.
@@ -109,6 +158,20 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+
+    #[test]
+    fn what_unpacks_beyond_all_measure_ends_with_an_error() {
+        let bomb = zstd::stream::encode_all(io::repeat(0).take(64 << 20), 1).unwrap();
+        let unpacked = |free| {
+            let taken = Rc::new(Cell::new(0));
+            let input = BufReader::new(Counted { input: &bomb[..], taken: Rc::clone(&taken) });
+            let output = decoder(Compression::Zstd, input).unwrap();
+            io::copy(&mut Bounded { output, given: 0, taken, free }, &mut io::sink())
+        };
+        assert_eq!(unpacked(64 << 20).unwrap(), 64 << 20);
+        let error = unpacked(1 << 20).unwrap_err().to_string();
+        assert!(error.contains("decompress it first"), "{error}");
+    }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

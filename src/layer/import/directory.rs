@@ -24,6 +24,7 @@ use super::workers::with_workers;
 use super::xattrs::{self, Attributes, Subject};
 use super::{ImportError, Session};
 use crate::layer::{FileName, LayerBuilder, LayerPath, Metadata, NewContent, NewNode, Timestamp};
+use crate::sys::sparse::hole_bytes;
 
 /// How often a file that changes is read before it is an error.
 const ATTEMPTS: u32 = 3;
@@ -180,6 +181,10 @@ fn store_file(session: &Session<'_>, job: &Job) -> Result<Option<NewNode>, Impor
         let same = job.linked.is_none_or(|known| known == (device(&before), before.stx_ino));
         if kind(&before) != FileType::RegularFile || !same {
             return Err(changed());
+        }
+        let allocated = before.stx_blocks.saturating_mul(512);
+        if last.is_none() {
+            session.check_holes(&bytes, hole_bytes(before.stx_size, allocated))?;
         }
         let settled = is_settled(&before);
         let xattrs = attributes(session, &Subject::Open(file.as_fd()), &bytes)?;

@@ -77,6 +77,20 @@ pub enum ImportError {
     /// More files and directories than the limit.
     #[error("the source has more than {0} files and directories")]
     TooManyNodes(usize),
+    /// Files that are nearly all hole, and longer than anybody wants to wait.
+    #[error(
+        "{path} has {} GiB of holes; of all files together at most {} GiB are hashed: leave it out, \
+         or make it shorter",
+        .bytes >> 30, .most >> 30
+    )]
+    TooManyHoles {
+        /// The file.
+        path: String,
+        /// Bytes of holes in it.
+        bytes: u64,
+        /// Most of all files together.
+        most: u64,
+    },
     /// A member's path that cannot be part of a tree.
     #[error("a name in the archive cannot be used")]
     Path(#[from] PathError),
@@ -91,6 +105,12 @@ pub enum ImportError {
     /// Directories nested beyond any sense.
     #[error("\"{}\" lies more than {} directories deep", printable(.0), super::assemble::MAX_DEPTH)]
     TooDeep(Box<[u8]>),
+    /// Far more directories on the way to the members than there are members.
+    #[error("\"{}\": the members of the archive lie in too many directories that it does not have", printable(.0))]
+    TooManyImplied(Box<[u8]>),
+    /// Far more steps on the way to the members than there are members.
+    #[error("\"{}\": the names in the archive lead through too many links and directories", printable(.0))]
+    TooManySteps(Box<[u8]>),
     /// Symbolic links that lead in circles.
     #[error("\"{}\" in the archive: too many symbolic links on the way", printable(.0))]
     LinkLoop(Box<[u8]>),
@@ -180,9 +200,12 @@ impl ImportError {
             | Self::Tar(_)
             | Self::EmptyArchive(_)
             | Self::TooManyNodes(_)
+            | Self::TooManyHoles { .. }
             | Self::Path(_)
             | Self::NotADirectory { .. }
             | Self::TooDeep(_)
+            | Self::TooManyImplied(_)
+            | Self::TooManySteps(_)
             | Self::LinkLoop(_)
             | Self::NoLinkTarget { .. }
             | Self::LinkToDirectory { .. }
@@ -204,9 +227,12 @@ impl ImportError {
             | Self::Tar(_)
             | Self::EmptyArchive(_)
             | Self::TooManyNodes(_)
+            | Self::TooManyHoles { .. }
             | Self::Path(_)
             | Self::NotADirectory { .. }
             | Self::TooDeep(_)
+            | Self::TooManyImplied(_)
+            | Self::TooManySteps(_)
             | Self::LinkLoop(_)
             | Self::NoLinkTarget { .. }
             | Self::LinkToDirectory { .. }

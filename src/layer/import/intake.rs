@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use super::image::ImageError;
 use super::progress::{Cancel, Progress};
+use crate::object::ReadSparse;
 
 /// Counts what is read for whoever watches, and fails once the import is cancelled.
 pub(super) struct Intake<'a, R> {
@@ -34,6 +35,12 @@ impl<R: Read> Read for Intake<'_, R> {
             progress.read(u64::try_from(count).unwrap_or(u64::MAX));
         }
         Ok(count)
+    }
+}
+
+impl<R: Read> ReadSparse for Intake<'_, R> {
+    fn hole(&mut self) -> io::Result<u64> {
+        Ok(0)
     }
 }
 

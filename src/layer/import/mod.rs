@@ -31,7 +31,7 @@ mod xattrs;
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 pub use acl::AclFault;
@@ -46,8 +46,10 @@ pub use tar::{TarError, TarFault};
 
 use crate::layer::{Manifest, RunConfig};
 use crate::object::{ObjectId, Staging};
+use crate::sys::sparse::MOST_HOLE_BYTES;
 use archive::Rules;
 use image::ImageFiles;
+use metadata::printable;
 use progress::Cancel;
 use sink::{HashOnly, Sink, Wanted};
 use source::Unpacked;
@@ -122,12 +124,19 @@ pub struct Limits {
     pub nodes: usize,
     /// Most bytes of an unpacked image archive.
     pub spool_bytes: u64,
+    /// Most bytes of holes in all files: the source does not have them, but they are hashed.
+    pub hole_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         // 16 TiB is the largest file of ext4.
-        Self { file_bytes: 16 << 40, nodes: 16 << 20, spool_bytes: u64::MAX }
+        Self {
+            file_bytes: 16 << 40,
+            nodes: 16 << 20,
+            spool_bytes: u64::MAX,
+            hole_bytes: MOST_HOLE_BYTES,
+        }
     }
 }
 
@@ -198,6 +207,7 @@ fn import_into(
         cancel: Cancel(options.cancel),
         threads: options.threads,
         limits: options.limits,
+        holes: &AtomicU64::new(0),
     };
     let result = match source {
         Source::Directory { name, dir } => import_directory(&session, name, dir, options),
@@ -290,9 +300,21 @@ struct Session<'a> {
     cancel: Cancel<'a>,
     threads: NonZeroUsize,
     limits: Limits,
+    /// Bytes of holes so far.
+    holes: &'a AtomicU64,
 }
 
 impl Session<'_> {
+    /// Counts the holes of a file that is about to be hashed.
+    fn check_holes(&self, path: &[u8], bytes: u64) -> Result<(), ImportError> {
+        let before = self.holes.fetch_add(bytes, Ordering::Relaxed);
+        if bytes > 0 && before.saturating_add(bytes) > self.limits.hole_bytes {
+            let (path, most) = (printable(path), self.limits.hole_bytes);
+            return Err(ImportError::TooManyHoles { path, bytes, most });
+        }
+        Ok(())
+    }
+
     fn check_nodes(&self, nodes: usize) -> Result<(), ImportError> {
         if nodes > self.limits.nodes {
             return Err(ImportError::TooManyNodes(self.limits.nodes));

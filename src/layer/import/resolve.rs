@@ -98,6 +98,11 @@ impl<'a> Walk<'a> {
         self.levels.last().is_none_or(|(_, above, below)| above.is_some() || below.is_some())
     }
 
+    /// Directories above this position.
+    pub(super) fn depth(&self) -> usize {
+        self.levels.len()
+    }
+
     pub(super) fn path(&self) -> LayerPath {
         LayerPath::from_names(self.levels.iter().map(|(name, _, _)| name.clone()).collect())
     }

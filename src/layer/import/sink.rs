@@ -2,21 +2,22 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, MemfdFlags, Mode, OFlags, memfd_create, openat, unlinkat};
 use rustix::io::Errno;
 
-use super::intake::FilePart;
-use crate::object::{ObjectError, ObjectId, Put, Staging};
+use crate::object::{ObjectError, ObjectId, Put, ReadSparse, Reading, Staging, next_piece};
+use crate::sys::copy::write_all_at;
+use crate::sys::sparse::{Piece, Pieces};
 
 /// Takes content and says what it will be called.
 pub(super) trait Sink: Sync {
     /// Content in memory.
     fn put_bytes(&self, content: &[u8]) -> Result<Put, ObjectError>;
     /// All that `source` yields.
-    fn put_reader(&self, source: &mut dyn Read, len: u64) -> Result<Put, ObjectError>;
+    fn put_sparse(&self, source: &mut dyn ReadSparse, len: u64) -> Result<Put, ObjectError>;
     /// The first `len` bytes of an open file.
     fn put_file(&self, file: BorrowedFd<'_>, len: u64) -> Result<Put, ObjectError>;
     /// Relies on content that may be there already; tells whether it is.
@@ -30,8 +31,8 @@ impl Sink for Staging {
         Staging::put_bytes(self, content)
     }
 
-    fn put_reader(&self, source: &mut dyn Read, len: u64) -> Result<Put, ObjectError> {
-        Staging::put_reader(self, source, Some(len))
+    fn put_sparse(&self, source: &mut dyn ReadSparse, len: u64) -> Result<Put, ObjectError> {
+        Staging::put_sparse(self, source, Some(len))
     }
 
     fn put_file(&self, file: BorrowedFd<'_>, len: u64) -> Result<Put, ObjectError> {
@@ -74,15 +75,27 @@ impl Sink for Wanted<'_> {
         HashOnly.put_bytes(content)
     }
 
-    fn put_reader(&self, source: &mut dyn Read, len: u64) -> Result<Put, ObjectError> {
+    fn put_sparse(&self, source: &mut dyn ReadSparse, len: u64) -> Result<Put, ObjectError> {
         if len <= IN_MEMORY_BYTES {
             let mut content = Vec::new();
             source.read_to_end(&mut content).map_err(ObjectError::Source)?;
             return self.put_bytes(&content);
         }
-        let mut spool = self.spool().map_err(ObjectError::Source)?;
-        let len = io::copy(source, &mut spool).map_err(ObjectError::Source)?;
-        self.put_file(spool.as_fd(), len)
+        let spool = self.spool().map_err(ObjectError::Source)?;
+        let mut buffer = vec![0; PIECE_BYTES];
+        let mut at = 0;
+        while let Some(piece) = next_piece(source, &mut buffer).map_err(ObjectError::Source)? {
+            match piece {
+                Piece::Hole(len) => at += len,
+                Piece::Data(filled) => {
+                    let data = &buffer[..filled];
+                    write_all_at(spool.as_fd(), data, at).map_err(ObjectError::Source)?;
+                    at += u64::try_from(filled).unwrap_or(u64::MAX);
+                }
+            }
+        }
+        spool.set_len(at).map_err(ObjectError::Source)?;
+        self.put_file(spool.as_fd(), at)
     }
 
     fn put_file(&self, file: BorrowedFd<'_>, len: u64) -> Result<Put, ObjectError> {
@@ -103,38 +116,37 @@ impl Sink for Wanted<'_> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct HashOnly;
 
-/// Granularity of [`Put::data_blocks`] in bytes, and its units for one block.
-const BLOCK_BYTES: usize = 4096;
-const UNITS_PER_BLOCK: u64 = 8;
+/// Bytes read at a time.
+const PIECE_BYTES: usize = 128 << 10;
+
+/// What was read, as if it had been put.
+fn seen(reading: &Reading) -> Put {
+    let (id, data_blocks) = reading.finish();
+    Put { id, len_bytes: reading.len_bytes(), data_blocks, hit: false }
+}
 
 impl Sink for HashOnly {
     fn put_bytes(&self, content: &[u8]) -> Result<Put, ObjectError> {
-        let mut content = content;
-        self.put_reader(&mut content, 0)
+        let mut reading = Reading::default();
+        reading.take(content).map_err(ObjectError::Source)?;
+        Ok(seen(&reading))
     }
 
-    fn put_reader(&self, source: &mut dyn Read, _len: u64) -> Result<Put, ObjectError> {
-        let mut hasher = blake3::Hasher::new();
-        let (mut len_bytes, mut data_blocks) = (0_u64, 0_u64);
-        let mut block = Vec::with_capacity(BLOCK_BYTES);
-        loop {
-            block.clear();
-            let wanted = u64::try_from(BLOCK_BYTES).unwrap_or(u64::MAX);
-            source.take(wanted).read_to_end(&mut block).map_err(ObjectError::Source)?;
-            hasher.update(&block);
-            len_bytes += u64::try_from(block.len()).unwrap_or(u64::MAX);
-            if block.iter().any(|byte| *byte != 0) {
-                data_blocks += UNITS_PER_BLOCK;
-            }
-            if block.len() < BLOCK_BYTES {
-                let id = ObjectId::new(hasher.finalize().into());
-                return Ok(Put { id, len_bytes, data_blocks, hit: false });
-            }
+    fn put_sparse(&self, source: &mut dyn ReadSparse, _len: u64) -> Result<Put, ObjectError> {
+        let (mut reading, mut buffer) = (Reading::default(), vec![0; PIECE_BYTES]);
+        while let Some(piece) = next_piece(source, &mut buffer).map_err(ObjectError::Source)? {
+            reading.take_piece(piece, &buffer).map_err(ObjectError::Source)?;
         }
+        Ok(seen(&reading))
     }
 
     fn put_file(&self, file: BorrowedFd<'_>, len: u64) -> Result<Put, ObjectError> {
-        self.put_reader(&mut FilePart::new(file, 0, len), len)
+        let (mut reading, mut buffer) = (Reading::default(), vec![0; PIECE_BYTES]);
+        let mut pieces = Pieces::of(file, len).map_err(ObjectError::Source)?;
+        while let Some(piece) = pieces.next(file, &mut buffer).map_err(ObjectError::Source)? {
+            reading.take_piece(piece, &buffer).map_err(ObjectError::Source)?;
+        }
+        Ok(seen(&reading))
     }
 
     fn has(&self, _id: &ObjectId) -> Result<bool, ObjectError> {

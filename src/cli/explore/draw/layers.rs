@@ -91,9 +91,10 @@ fn about(area: &mut Area<'_>, top: usize, explorer: &Explorer) {
                 (Mark::Changed, "changed", counts.changed),
                 (Mark::Removed, "removed", counts.removed),
             ] {
+                let names = if number == 1 { "name" } else { "names" };
                 let number = indicatif::HumanCount(number).to_string();
                 let letter = mark.letter().unwrap_or(' ');
-                lines.push((format!("{letter} {word:<8}{number:>9} names"), mark_style(mark)));
+                lines.push((format!("{letter} {word:<8}{number:>9} {names}"), mark_style(mark)));
             }
             let hidden = explorer.waste.by_layer.get(index).copied().unwrap_or(0);
             if !explorer.compares() {

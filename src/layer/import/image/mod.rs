@@ -100,6 +100,9 @@ pub enum ImageError {
     /// An index inside an index, too often.
     #[error("the image index nests too deeply")]
     Nesting,
+    /// More layers than anything stacks: each is read on top of all below it.
+    #[error("the image has {0} layers; the limit is {MAX_LAYERS}")]
+    TooManyLayers(usize),
     /// The configuration lists another number of layers than the manifest.
     #[error("the image has {layers} layers, but its configuration lists {diff_ids}")]
     LayerCount {
@@ -112,6 +115,9 @@ pub enum ImageError {
     #[error("\"{0}\" is not a platform; write os/architecture or os/architecture/variant")]
     BadPlatform(String),
 }
+
+/// Most layers of an image: what the kernel's overlayfs stacks. Docker makes up to 127.
+const MAX_LAYERS: usize = 500;
 
 /// An image as its documents describe it.
 struct Plan {
@@ -240,6 +246,9 @@ fn json<T: serde::de::DeserializeOwned>(bytes: &[u8], name: &str) -> Result<T, I
 
 /// The digests of the uncompressed layers, one for each of `layers`.
 fn diff_ids(config: &ImageConfiguration, layers: usize) -> Result<Vec<Expected>, ImageError> {
+    if layers > MAX_LAYERS {
+        return Err(ImageError::TooManyLayers(layers));
+    }
     let ids = config.rootfs().diff_ids();
     if ids.len() != layers {
         return Err(ImageError::LayerCount { layers, diff_ids: ids.len() });

@@ -12,12 +12,16 @@ use super::{TarError, TarFault};
 use crate::layer::Metadata;
 use crate::layer::import::intake::drain;
 use crate::layer::import::metadata::Xattrs;
+use crate::object::ReadSparse;
 
 const BLOCK: usize = 512;
 const BLOCK_BYTES: u64 = 512;
 /// Most bytes of extended headers, long names and sparse maps for one member. The attributes of
 /// one file take 64 KiB of names; real headers are far below this.
 pub(super) const MAX_EXTENSION_BYTES: u64 = 16 << 20;
+
+/// Most bytes that global headers may set: each member gets all of them.
+const MAX_GLOBAL_BYTES: usize = 64 << 10;
 
 /// One member of an archive, before its content.
 #[derive(Clone, Debug)]
@@ -33,6 +37,8 @@ pub(crate) struct Member {
     pub(crate) position: u64,
     /// Size of the content in bytes, holes included; 0 for anything but a regular file.
     pub(crate) size: u64,
+    /// Bytes of that which are holes, and not in the archive.
+    pub(crate) hole_bytes: u64,
     /// Offset of the content in the stream; `None` when it is stored as a sparse map.
     pub(crate) content_offset: Option<u64>,
 }
@@ -161,6 +167,23 @@ impl<R: Read> Members<R> {
         }
     }
 
+    /// Passes over what is left of the hole at this place of the current member's content, or all of
+    /// it but less than a block; tells how many bytes.
+    pub(crate) fn pass_hole(&mut self) -> u64 {
+        const HOLE_BYTES: u64 = 4096;
+        let content = &mut self.content;
+        let hole = match &content.sparse {
+            None => 0,
+            Some(map) => match map.range(content.range) {
+                None => content.unread,
+                Some((start, _)) => start.saturating_sub(content.offset) / HOLE_BYTES * HOLE_BYTES,
+            },
+        };
+        content.unread -= hole;
+        content.offset += hole;
+        hole
+    }
+
     /// The fault behind an error of [`Self::read_content`].
     pub(crate) fn take_failure(&mut self) -> Option<TarError> {
         self.failure.take()
@@ -198,6 +221,9 @@ impl<R: Read> Members<R> {
                 b'g' => {
                     let records = self.read_extension(raw_size, extensions)?;
                     self.global.apply(&records)?;
+                    if self.global.bytes() > MAX_GLOBAL_BYTES {
+                        return Err(TarFault::GlobalTooLarge);
+                    }
                 }
                 b'L' => extensions.long_name = Some(self.read_long(raw_size, extensions)?),
                 b'K' => extensions.long_link = Some(self.read_long(raw_size, extensions)?),
@@ -251,6 +277,10 @@ impl<R: Read> Members<R> {
         if size > self.max_file_bytes {
             return Err(TarFault::FileTooLarge(size));
         }
+        let hole_bytes = match &sparse {
+            Some(map) => map.real_size().saturating_sub(self.content.stored),
+            None => 0,
+        };
         match &kind {
             MemberKind::HardLink(_) => self.set_content(0, 0, None),
             MemberKind::Directory => self.set_content(0, stored, None),
@@ -264,7 +294,17 @@ impl<R: Read> Members<R> {
                 Some(map) => self.set_content(size, self.content.stored, Some(map)),
             },
         }
-        Ok(Member { path, kind, metadata, xattrs, named_acls, position, size, content_offset })
+        Ok(Member {
+            path,
+            kind,
+            metadata,
+            xattrs,
+            named_acls,
+            position,
+            size,
+            hole_bytes,
+            content_offset,
+        })
     }
 
     /// The sparse map of a regular member; reads it where it stands before the data.
@@ -463,6 +503,12 @@ impl<R: Read> Members<R> {
 impl<R: Read> Read for Members<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.read_content(buffer)
+    }
+}
+
+impl<R: Read> ReadSparse for Members<R> {
+    fn hole(&mut self) -> io::Result<u64> {
+        Ok(self.pass_hole())
     }
 }
 

@@ -94,6 +94,9 @@ pub enum TarFault {
     /// A link without a target.
     #[error("it is a link without a target")]
     NoLinkTarget,
+    /// Global extended headers above the limit.
+    #[error("its global extended headers set more than 64 KiB")]
+    GlobalTooLarge,
     /// A sparse map that contradicts itself.
     #[error("its sparse map is broken: {0}")]
     BadSparseMap(&'static str),

@@ -5,7 +5,10 @@
 
 use super::TarFault;
 use crate::layer::Timestamp;
-use crate::layer::import::metadata::Xattrs;
+use crate::layer::import::metadata::{MetadataFault, Xattrs};
+
+/// No file has more attributes: the list of their names has 64 KiB, and none is shorter than `user.x`.
+const MOST_XATTRS: usize = 65_536 / 7;
 
 /// What the extended headers say about one member; unset fields leave the ustar header in force.
 #[derive(Clone, Debug, Default)]
@@ -54,10 +57,26 @@ impl PaxFields {
         Ok(())
     }
 
+    /// Bytes that are copied for every member where these are global.
+    pub(super) fn bytes(&self) -> usize {
+        let texts = [
+            &self.path,
+            &self.link_path,
+            &self.acl_access,
+            &self.acl_default,
+            &self.selinux,
+            &self.sparse.name,
+            &self.sparse.map,
+        ];
+        let xattrs = self.xattrs.iter().chain(&self.libarchive_xattrs);
+        texts.into_iter().flatten().map(|text| text.len()).sum::<usize>()
+            + xattrs.map(|(name, value)| name.len() + value.len()).sum::<usize>()
+            + self.sparse.pairs.len() * 16
+    }
+
     fn apply_record(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarFault> {
         if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            replace(&mut self.xattrs, &keyword_decoded(name), value.into());
-            return Ok(());
+            return replace(&mut self.xattrs, &keyword_decoded(name), value.into());
         }
         if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
             let name = percent_decoded(name);
@@ -65,8 +84,7 @@ impl PaxFields {
                 key: "LIBARCHIVE.xattr",
                 reason: "it is not base64",
             })?;
-            replace(&mut self.libarchive_xattrs, &name, value.into());
-            return Ok(());
+            return replace(&mut self.libarchive_xattrs, &name, value.into());
         }
         match key {
             b"path" => self.path = text(value),
@@ -107,11 +125,18 @@ impl PaxFields {
     }
 }
 
-fn replace(list: &mut Xattrs, name: &[u8], value: Box<[u8]>) {
-    match list.iter_mut().find(|(known, _)| known.as_ref() == name) {
-        Some((_, known)) => *known = value,
-        None => list.push((name.into(), value)),
+/// Sets one attribute. There are never so many that looking through them takes long.
+fn replace(list: &mut Xattrs, name: &[u8], value: Box<[u8]>) -> Result<(), TarFault> {
+    if let Some((_, known)) = list.iter_mut().find(|(known, _)| known.as_ref() == name) {
+        *known = value;
+        return Ok(());
     }
+    if list.len() >= MOST_XATTRS {
+        let bytes = list.iter().map(|(name, _)| name.len() + 1).sum::<usize>();
+        return Err(MetadataFault::XattrList(bytes).into());
+    }
+    list.push((name.into(), value));
+    Ok(())
 }
 
 struct Record<'a> {
