@@ -40,6 +40,10 @@ pub(super) struct Bind {
     pub(super) source: PathBuf,
     /// Its name beside the root while the container is made.
     pub(super) name: String,
+    /// What holds for it and all that is mounted beneath it: `ro`, `nosuid`, `nodev`, `noexec`; a runtime
+    /// applies them to the topmost mount alone.
+    #[serde(default)]
+    pub(super) options: Vec<String>,
     /// A device that is to belong to the container's root: its type and numbers.
     #[serde(default)]
     pub(super) device: Option<Device>,
@@ -64,6 +68,9 @@ pub(super) struct Record {
     pub(super) cgroups: Vec<PathBuf>,
     /// Those of them that runtimes leave alone.
     pub(super) cgroups_ours: Vec<PathBuf>,
+    /// Whether nodes of devices in the root are devices.
+    #[serde(default)]
+    pub(super) devices_in_root: bool,
     pub(super) binds: Vec<Bind>,
     pub(super) terminal: bool,
     pub(super) interactive: bool,

@@ -21,7 +21,7 @@ use super::exec;
 use super::idmap::IdRange;
 use super::runtime::{self, RuntimeError};
 use super::spec::{ROOT, STAGE, USERS};
-use crate::sys::mount::detached_idmapped;
+use crate::sys::mount::{add_attributes, detached_idmapped};
 use crate::sys::namespace::{Alone, enter_own_mount_namespace, user_namespace};
 use crate::sys::process::inherit_only_standard_streams;
 
@@ -157,6 +157,9 @@ fn stage(record: &Record) -> Result<(), RuntimeError> {
                 .map_err(|e| at("bind", place)(e.into()))?;
         }
     }
+    if !record.devices_in_root {
+        restrict(root, libc::MOUNT_ATTR_NODEV).map_err(at("take the devices from", root))?;
+    }
     for bind in &record.binds {
         let place = stage.join(&bind.name);
         if let Some(device) = bind.device {
@@ -172,6 +175,25 @@ fn stage(record: &Record) -> Result<(), RuntimeError> {
         made.map_err(at("make", &place))?;
         mount_bind_recursive(&bind.source, &place)
             .map_err(|e| at("bind", &bind.source)(e.into()))?;
+        restrict(&place, attributes(&bind.options)).map_err(at("restrict", &bind.source))?;
     }
     Ok(())
+}
+
+/// What mount_setattr(2) calls these options of a mount.
+fn attributes(options: &[String]) -> u64 {
+    let attribute = |option: &String| match option.as_str() {
+        "ro" => libc::MOUNT_ATTR_RDONLY,
+        "nosuid" => libc::MOUNT_ATTR_NOSUID,
+        "nodev" => libc::MOUNT_ATTR_NODEV,
+        "noexec" => libc::MOUNT_ATTR_NOEXEC,
+        _ => 0,
+    };
+    options.iter().map(attribute).fold(0, |all, one| all | one)
+}
+
+/// Restricts the mount at `place` and all mounts beneath it.
+fn restrict(place: &Path, attributes: u64) -> io::Result<()> {
+    let fd = openat(CWD, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    add_attributes(fd.as_fd(), attributes)
 }

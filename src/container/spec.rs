@@ -177,6 +177,7 @@ pub fn write_bundle(directory: &Path, inputs: &Inputs<'_>) -> Result<Bundle, Spe
             .filter(|known| known.ours)
             .map(|known| known.path.clone())
             .collect(),
+        devices_in_root: config.privileged,
         binds,
         terminal: has_terminal(config),
         interactive: config.interactive,
@@ -363,7 +364,8 @@ fn mounts(
     let mut bind_as = |source: &Path, target: &Path, options: &[&str], device| {
         let name = format!("bind{}", binds.len());
         let staged = Path::new(STAGE).join(&name);
-        binds.push(Bind { source: source.to_owned(), name, device });
+        let kept = options.iter().map(|option| (*option).to_owned()).collect();
+        binds.push(Bind { source: source.to_owned(), name, options: kept, device });
         json!({"destination": target, "type": "bind", "source": staged, "options": options})
     };
     let mut bind =

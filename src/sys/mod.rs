@@ -5,6 +5,7 @@
 //! here has to survive a crash. What rustix wraps is called directly.
 
 pub mod acl;
+pub mod bpf;
 pub mod cache;
 pub mod copy;
 pub mod credentials;

@@ -55,6 +55,15 @@ pub fn detached_idmapped(
     Ok(tree)
 }
 
+/// Sets attributes of the mount at `place`, such as `MOUNT_ATTR_NODEV`, and of all beneath it.
+///
+/// # Errors
+/// What mount_setattr(2) answers.
+pub fn add_attributes(place: BorrowedFd<'_>, attr_set: u64) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    set(place, libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, attributes)
+}
+
 fn detached(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -63,7 +72,10 @@ fn detached(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 fn set_attributes(tree: BorrowedFd<'_>, attributes: libc::mount_attr) -> io::Result<()> {
-    let flags: c_int = libc::AT_EMPTY_PATH;
+    set(tree, libc::AT_EMPTY_PATH, attributes)
+}
+
+fn set(tree: BorrowedFd<'_>, flags: c_int, attributes: libc::mount_attr) -> io::Result<()> {
     // SAFETY: the path is NUL-terminated and `attributes` is valid for its whole stated size;
     // the kernel keeps neither pointer.
     let status = unsafe {

@@ -9,7 +9,7 @@ use mica::container::cgroup::{
     Version,
 };
 
-use crate::group::Parent;
+use crate::group::{Group, Parent};
 use crate::support::{Scratch, Succeed, again_until};
 
 #[test]
@@ -299,6 +299,31 @@ fn groups_deeper_than_any_path_are_counted_limited_killed_and_removed() {
     }
     group.remove().unwrap();
     assert!(!group.exists());
+}
+
+/// Without the v1 hierarchy `devices`, a program on cgroup2 keeps the host's devices from a container.
+#[test]
+fn devices_are_held_where_only_cgroup2_is() {
+    let scratch = Scratch::new("cells-devices");
+    let parent = Parent::new(unified_alone(&scratch));
+    let said = |group: &Group| {
+        // The node of /dev/fuse is one that the host's root may open, and no container without asking.
+        let script =
+            "for node in null urandom fuse; do : <>/dev/$node && echo $node; done; echo end";
+        let mut running = group.run(script);
+        let mut said = String::new();
+        let mut output = running.0.stdout.take().unwrap();
+        std::io::Read::read_to_string(&mut output, &mut said).unwrap();
+        said
+    };
+    let open = parent.group("open");
+    assert_eq!(said(&open), "null\nurandom\nfuse\nend\n");
+    let held = parent.group("held");
+    held.hold_to_devices(&[]).unwrap();
+    assert_eq!(said(&held), "null\nurandom\nend\n");
+    let given = parent.group("given");
+    given.hold_to_devices(&["/dev/fuse".into()]).unwrap();
+    assert_eq!(said(&given), "null\nurandom\nfuse\nend\n");
 }
 
 /// The cgroup2 tree of this host as if it were all there is.

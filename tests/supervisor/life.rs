@@ -5,7 +5,7 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::stage::{Stage, TEMPLATE};
-use crate::support::{Succeed, again_until};
+use crate::support::{Scratch, Succeed, again_until};
 
 #[test]
 fn a_command_runs_once_and_its_status_passes_through() {
@@ -372,4 +372,38 @@ fn everything_that_is_listed_is_also_json() {
     assert_eq!(node["containers"]["running"], 1);
     let unit = stage.mica(["node", "unit"]);
     assert!(unit.contains("KillMode=process") && unit.contains("node run"), "{unit}");
+}
+
+#[test]
+fn a_volume_is_read_only_with_all_that_is_mounted_in_it() {
+    let stage = Stage::new("supervisor-volume");
+    let scratch = Scratch::new("supervisor-volume-host");
+    let host = scratch.path().join("volume");
+    let within = host.join("within");
+    std::fs::create_dir_all(&within).unwrap();
+    std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "mode=777", "mica"])
+        .arg(&within)
+        .succeed();
+    std::fs::write(within.join("file"), "the host's").unwrap();
+    let volume = format!("volume={}:/data:ro", host.display());
+    for runtime in ["runtime=embedded", "runtime=runc"] {
+        let script = "echo x >/data/within/file; \
+            awk '$5 == \"/\" || $5 ~ \"^/data\" { print $5, $6 }' /proc/self/mountinfo";
+        let words =
+            ["run", "--rm", TEMPLATE, "network=none", runtime, &volume, "--", "sh", "-c", script];
+        let said = stage.ask(words);
+        let complaint = String::from_utf8_lossy(&said.stderr);
+        assert!(complaint.contains("Read-only file system"), "{runtime}: {complaint}");
+        let mounts = String::from_utf8_lossy(&said.stdout);
+        assert_eq!(mounts.lines().count(), 3, "{runtime}: {mounts}");
+        for mount in mounts.lines() {
+            let has = |option: &str| mount.contains(option);
+            assert!(has("nodev"), "{runtime}: {mount}");
+            assert!(
+                mount.starts_with("/ ") || (has(" ro,") && has("nosuid")),
+                "{runtime}: {mount}"
+            );
+        }
+    }
 }

@@ -36,6 +36,14 @@ pub enum CgroupError {
         /// What processes hold.
         used_bytes: u64,
     },
+    /// Any device could be opened.
+    #[error(
+        "this host cannot keep a container from its devices: there is no `devices` hierarchy of cgroup v1, and a filter on cgroup2 is refused: {source}; mount one, use a kernel with CONFIG_CGROUP_BPF, or make the container privileged=yes"
+    )]
+    DevicesOpen {
+        /// What the system said of the filter.
+        source: io::Error,
+    },
     /// The group still has processes after all of them were killed.
     #[error("processes of {} do not end: {pids:?}; they wait in the kernel, most likely for a disk", path.display())]
     Undying {

@@ -12,6 +12,7 @@
 //! a crash here changes nothing: whoever comes next opens the same path.
 
 mod apply;
+mod devices;
 mod disk;
 mod error;
 mod guarantee;
@@ -156,6 +157,14 @@ impl Cgroup {
             tree::processes(&self.outer(hierarchy), &mut all)?;
         }
         Ok(all)
+    }
+
+    /// Holds the processes to the devices that every container has, and those at `also`, before any is in.
+    ///
+    /// # Errors
+    /// [`CgroupError::DevicesOpen`] where neither cgroup2 nor a v1 hierarchy can hold them.
+    pub fn hold_to_devices(&self, also: &[PathBuf]) -> Result<(), CgroupError> {
+        devices::hold(self, also)
     }
 
     /// Holds the container to `limits`, running or not: each takes effect at once. What `limits`

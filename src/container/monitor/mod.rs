@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::bundle::{Bundle, Created, Record};
 use super::console::Door;
 use super::log::{Log, Stream};
+use super::program::OwnProgram;
 use super::runtime::RuntimeError;
 use crate::sys::namespace::{Process, start_ticks};
 use crate::sys::process::inherit_only_standard_streams;
@@ -117,8 +118,9 @@ fn create(program: &Path, bundle: &Bundle) -> Result<(Created, Watched), Runtime
     }
     let log = Log::open(&record.log, record.log_limits).map_err(system("write", &record.log))?;
     let door = Door::open(&bundle.attach_socket()).map_err(here("listen in"))?;
+    let own_program = OwnProgram::open(program).map_err(system("open", program))?;
     let (streams, terminal, mut launch) =
-        streams(bundle, &record, program).map_err(here("prepare"))?;
+        streams(bundle, &record, &own_program).map_err(here("prepare"))?;
     let mut child = launch.spawn().map_err(system("start", program))?;
     // The copies of the container's ends of the pipes go with it.
     drop(launch);
@@ -174,9 +176,9 @@ struct Streams {
 fn streams(
     bundle: &Bundle,
     record: &Record,
-    program: &Path,
+    program: &OwnProgram,
 ) -> io::Result<(Streams, Option<Door>, Command)> {
-    let mut launch = Command::new(program);
+    let mut launch = program.command();
     launch.arg("container-launch").arg("create").arg(bundle.directory()).stdin(Stdio::null());
     if record.terminal {
         // What is written before the terminal is there has nowhere to go.

@@ -12,7 +12,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,7 @@ use super::config::RuntimeChoice;
 use super::console::{Door, resize};
 use super::monitor;
 use super::passwd::UserError;
+use super::program::OwnProgram;
 use crate::sys::namespace::Process;
 
 pub use embedded::Embedded;
@@ -245,7 +246,9 @@ fn exec(program: &Path, bundle: &Bundle, request: &ExecRequest) -> Result<ExecCh
             None => None,
         };
         let stream = || if door.is_some() { Stdio::null() } else { Stdio::piped() };
-        let child = Command::new(program)
+        let own = OwnProgram::open(program).map_err(RuntimeError::system("open", program))?;
+        let child = own
+            .command()
             .args(["container-launch", "exec"])
             .arg(bundle.directory())
             .arg(&name)

@@ -184,6 +184,9 @@ impl Driver {
         let mount_ended = self.mount(recorded)?;
         here("start-mounted");
         let group = Cgroup::create(&self.layout, self.group(recorded)?.path().clone())?;
+        if !recorded.config.privileged {
+            group.hold_to_devices(&recorded.config.devices)?;
+        }
         self.limit(recorded, &group)?;
         here("start-grouped");
         let init = self.create_processes(recorded, &places, &group)?;
