@@ -358,8 +358,8 @@ impl Node {
     /// Changes settings of a container, live where it runs and the setting can; all or none.
     ///
     /// # Errors
-    /// The first setting that is none, every reason why the result cannot work, and what the kernel
-    /// refuses; everything is as it was then.
+    /// Every reason why the result cannot be, and what the kernel refuses; everything is as it was
+    /// then.
     pub async fn set(
         self: &Arc<Self>,
         handle: &Handle,
@@ -368,8 +368,9 @@ impl Node {
         let node = Arc::clone(self);
         let (done, _claim) = handle
             .change(move |driver, recorded, phase| {
+                let intended = create::intended(driver, recorded, &settings);
                 let choose = |others: &[Recorded]| {
-                    create::changed(driver, (recorded, phase), &settings, others)
+                    create::changed(driver, (recorded, phase), intended, others)
                 };
                 let claim = node.claims.claim(|| node.recorded(), choose)?;
                 let changed = claim.recorded();

@@ -13,7 +13,7 @@ use crate::container::passwd::UserError;
 use crate::container::runtime::RuntimeError;
 use crate::container::spec::SpecError;
 use crate::host::launch::LaunchError;
-use crate::host::{HostError, RootError, StoreError};
+use crate::host::{HostError, RootError, StoreError, sentence};
 use crate::inspect::InspectError;
 
 /// Why something asked of the daemon was not done.
@@ -32,10 +32,13 @@ pub enum NodeError {
     #[error(transparent)]
     Key(#[from] KeyError),
     /// A configuration that cannot work.
-    #[error("this container cannot work: {}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Problems {
-        /// Every reason.
-        problems: Vec<Problem>,
+    #[error("this container cannot work: {0}")]
+    Problem(Problem),
+    /// More than one reason.
+    #[error("there are {} reasons against it:{}", reasons.len(), listed(reasons))]
+    Several {
+        /// All of them.
+        reasons: Vec<NodeError>,
     },
     /// Where its private files are is no matter of a setting any more.
     #[error(
@@ -258,6 +261,11 @@ pub enum NodeError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// One line for each.
+fn listed(reasons: &[NodeError]) -> String {
+    reasons.iter().map(|reason| format!("\n- {}", sentence(reason))).collect()
 }
 
 impl NodeError {
