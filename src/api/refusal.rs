@@ -75,7 +75,9 @@ pub fn kind_of(error: &NodeError) -> (&'static str, StatusCode) {
         E::DiskImageFixed { .. } | E::DiskImage { .. } => ("limit", StatusCode::CONFLICT),
         E::NoContainer { .. } => ("no-container", StatusCode::NOT_FOUND),
         E::Ambiguous { .. } => ("ambiguous", StatusCode::BAD_REQUEST),
-        E::NameTaken { .. } | E::UsersTaken { .. } => ("taken", StatusCode::CONFLICT),
+        E::NameTaken { .. } | E::UsersTaken { .. } | E::PortTaken { .. } => {
+            ("taken", StatusCode::CONFLICT)
+        }
         E::Denied { denial: Denial::Deleted, .. } => ("deleted", StatusCode::GONE),
         E::Denied { denial: Denial::Full, .. } => ("busy", StatusCode::TOO_MANY_REQUESTS),
         E::Denied { denial: Denial::NotRunning | Denial::Paused | Denial::Running, .. }

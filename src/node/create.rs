@@ -16,7 +16,7 @@ use super::registry::{Places, Recorded, Registry};
 use super::state::ContainerState;
 use crate::container::cgroup::{Capacity, admit};
 use crate::container::config::{
-    ContainerConfig, ContainerId, ContainerName, KeyError, Kind, Problem, UserNamespace, key,
+    ContainerConfig, ContainerId, ContainerName, KeyError, Kind, Port, Problem, UserNamespace, key,
 };
 use crate::container::idmap::IdRange;
 use crate::host::reserve::{self, Reservation};
@@ -239,6 +239,24 @@ pub(super) fn named(config: &ContainerConfig, others: &[Recorded]) -> Result<(),
     }
 }
 
+/// Why `ports` cannot be those of the container `id` as well: each that another one of `others` has.
+fn taken<'a>(
+    ports: impl Iterator<Item = &'a Port>,
+    id: &ContainerId,
+    others: &[Recorded],
+) -> Vec<NodeError> {
+    let holder = |port: &Port| {
+        let publishes =
+            |other: &&Recorded| other.config.network.ports.iter().any(|its| its.collides(port));
+        others.iter().filter(|other| other.config.id != *id).find(publishes)
+    };
+    let taken = |port: &Port| {
+        let holder = holder(port)?.config.name.clone();
+        Some(NodeError::PortTaken { port: port.on_host(), holder })
+    };
+    ports.filter_map(taken).collect()
+}
+
 /// What a new container has that only one can have.
 fn settled(
     driver: &Driver,
@@ -248,6 +266,7 @@ fn settled(
     let Intended { config, mut reasons } = intended;
     reasons.take(named(&config, others));
     reasons.take(admitted(&config, others));
+    reasons.extend(taken(config.network.ports.iter(), &config.id, others));
     let users = reasons.take(users(&config, others)).flatten();
     let addresses = driver.network().allocate(&config, others, &mut reasons);
     reasons.refuse()?;
@@ -274,6 +293,9 @@ pub(super) fn intended(
     } else if config.disk_image && config.limits.disk_bytes < before.config.limits.disk_bytes {
         reasons.take(driver.refuse_smaller_disk(config));
     }
+    let had = &before.config.network.ports;
+    let added = config.network.ports.iter().filter(|port| !had.contains(port));
+    reasons.extend(driver.network().unpublishable(config, &added.copied().collect::<Vec<_>>()));
     intended
 }
 
@@ -298,6 +320,9 @@ pub(super) fn changed(
         reasons.extend([NodeError::NotDown { name: config.name.clone(), phase }]);
     }
     reasons.take(admitted(config, others));
+    let had = &before.config.network.ports;
+    let added = config.network.ports.iter().filter(|port| !had.contains(port));
+    reasons.extend(taken(added, &config.id, others));
     let same = config.userns == before.config.userns || config.userns == UserNamespace::Auto;
     if !(same && before.state.users.is_some()) || config.privileged {
         changed.state.users = reasons.take(users(config, others)).flatten();
@@ -360,7 +385,9 @@ pub(super) fn create(
         Ok(image) => image,
         Err(error) => return Err(describe(wanted, None, id)?.reasons.beside(error)),
     };
-    let intended = describe(wanted, Some(&image), id)?;
+    let mut intended = describe(wanted, Some(&image), id)?;
+    let Intended { config, reasons } = &mut intended;
+    reasons.extend(driver.network().unpublishable(config, &config.network.ports));
     let claim = claims.claim(known, |others| settled(driver, intended, others))?;
     make(driver, registry, claim.recorded(), |reservation| {
         let store = driver.store();

@@ -348,6 +348,12 @@ impl Node {
     /// # Errors
     /// [`NodeError::Denied`], and why it failed.
     pub async fn ask(&self, handle: &Handle, request: Request) -> Result<Ended, NodeError> {
+        let view = handle.view();
+        if matches!(request, Request::Start | Request::Restart { .. }) && !view.phase.is_up() {
+            // Before anything is begun: it is no failed container that cannot be started now.
+            let driver = Arc::clone(&self.driver);
+            blocking(move || driver.refuse_taken_ports(&view.recorded)).await?;
+        }
         let done = handle.ask(request).await?;
         if handle.view().deleted {
             self.containers.write().remove(handle.id());

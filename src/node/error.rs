@@ -81,6 +81,17 @@ pub enum NodeError {
         /// The name.
         name: ContainerName,
     },
+    /// A port of the host leads to another container, or will when that runs.
+    #[error(
+        "port {port} of the host is published by {holder} already; publish another one, or take it back there \
+         (mica set {holder} port=)"
+    )]
+    PortTaken {
+        /// The host's end of it.
+        port: String,
+        /// Whose.
+        holder: ContainerName,
+    },
     /// The phase of the container does not allow it.
     #[error("{name}: {denial}")]
     Denied {

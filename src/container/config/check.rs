@@ -198,14 +198,7 @@ fn network(config: &ContainerConfig, problems: &mut Vec<Problem>) {
             .extend(ports.map(|port| Problem::PortWithoutNetwork { mode, port: port.to_string() }));
     }
     for (at, port) in network.ports.iter().enumerate() {
-        let same = |other: &&super::Port| {
-            other.host == port.host
-                && other.protocol == port.protocol
-                && (other.host_ip == port.host_ip
-                    || other.host_ip.is_none()
-                    || port.host_ip.is_none())
-        };
-        if network.ports.iter().take(at).any(|other| same(&other)) {
+        if network.ports.iter().take(at).any(|other| other.collides(port)) {
             problems.push(Problem::PortTwice(port.host.to_string()));
         }
     }

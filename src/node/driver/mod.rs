@@ -31,6 +31,7 @@ use self::children::Children;
 use super::crash::here;
 use super::error::NodeError;
 use super::phase::Phase;
+use super::reasons::Reasons;
 use super::registry::{Places, Recorded, Registry};
 use super::state::Exit;
 use crate::container::cgroup::{
@@ -170,6 +171,7 @@ impl Driver {
     /// Why it cannot run; nothing of it is left then.
     pub fn start(&self, recorded: &Recorded) -> Result<Life, NodeError> {
         here("start-written");
+        self.refuse_taken_ports(recorded)?;
         // What a crash, or a step that failed, left of an earlier life.
         self.take_down(recorded)?;
         self.put_together(recorded).inspect_err(|_| {
@@ -177,6 +179,27 @@ impl Driver {
                 tracing::warn!(container = %recorded.config.name, error = %crate::host::sentence(&error), "something is left of a failed start");
             }
         })
+    }
+
+    /// Refuses to start a container whose ports somebody has by now. Changes nothing.
+    ///
+    /// # Errors
+    /// Every port that is taken, and by whom.
+    pub fn refuse_taken_ports(&self, recorded: &Recorded) -> Result<(), NodeError> {
+        let config = &recorded.config;
+        let mut reasons = Reasons::default();
+        let mut free = Vec::new();
+        for port in &config.network.ports {
+            match self.network.publisher(port, &config.id) {
+                Some(other) => {
+                    let holder = self.registry.config(&other)?.name;
+                    reasons.extend([NodeError::PortTaken { port: port.on_host(), holder }]);
+                }
+                None => free.push(*port),
+            }
+        }
+        reasons.extend(self.network.unpublishable(config, &free));
+        reasons.refuse()
     }
 
     fn put_together(&self, recorded: &Recorded) -> Result<Life, NodeError> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 
 use super::ranges::Ranges;
-use crate::container::config::{ContainerConfig, ContainerId, NetworkMode, Volume};
+use crate::container::config::{ContainerConfig, ContainerId, NetworkMode, Port, Volume};
 use crate::container::network::{
     BitRate, BridgeConfig, Counters, Endpoint, EndpointId, Named, Namespace, Network, allocate_v4,
     allocate_v6, check_address, refresh_hosts, resolv_conf,
@@ -132,6 +132,33 @@ impl Connections {
             return has.clone();
         }
         self.allocate(&changed.config, others, reasons)
+    }
+
+    /// Why each of `ports` that `config` could not publish now could not, whatever containers of this
+    /// store have: programs of the host, and containers of other stores.
+    pub(in crate::node) fn unpublishable(
+        &self,
+        config: &ContainerConfig,
+        ports: &[Port],
+    ) -> Vec<NodeError> {
+        if config.network.mode != NetworkMode::Bridge || ports.is_empty() {
+            return Vec::new();
+        }
+        match self.network() {
+            Ok(network) => {
+                network.unpublishable(ports).into_iter().map(NodeError::Network).collect()
+            }
+            Err(error) => vec![error],
+        }
+    }
+
+    /// Which other container that is connected publishes `port`, or a part of it.
+    pub(super) fn publisher(&self, port: &Port, own: &ContainerId) -> Option<ContainerId> {
+        let members = self.members.lock();
+        let publishes =
+            |member: &Member| member.endpoint.published.iter().any(|its| its.collides(port));
+        let mut others = members.iter().filter(|(id, _)| *id != own);
+        others.find(|(_, member)| publishes(member)).map(|(id, _)| id.clone())
     }
 
     fn member(recorded: &Recorded, places: &Places) -> Result<Option<Member>, NodeError> {
