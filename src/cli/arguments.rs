@@ -51,9 +51,6 @@ pub(super) enum Verb {
     Layer(LayerVerb),
     /// Mount a root of a template; without arguments, list the roots
     Mount(Box<Mount>),
-    /// What `doctor` starts to try idmapped mounts
-    #[command(hide = true)]
-    UserNamespace,
     /// Unmount a root and end its process
     #[command(alias = "unmount")]
     Umount(Umount),
@@ -94,7 +91,7 @@ pub(super) enum Verb {
     Set(Box<Set>),
     /// Give a container another name
     Rename(Rename),
-    /// Make a container of another one that is down
+    /// Make a container of another one, running or not
     Copy(Copy),
     /// Delete containers and what they changed
     #[command(alias = "rm", alias = "destroy")]
@@ -126,9 +123,6 @@ pub(super) enum Verb {
     Demo(Demo),
     /// Measure disk, memory and speed of roots beside their peers, and write a report
     Bench(Box<Bench>),
-    /// What `bench` starts in namespaces of its own
-    #[command(hide = true)]
-    BenchProcess,
     /// Print a script that completes commands in a shell
     Completions {
         /// The shell
@@ -140,9 +134,6 @@ pub(super) enum Verb {
         #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
         dir: PathBuf,
     },
-    /// Prints docs/CLI.md
-    #[command(hide = true)]
-    Reference,
 }
 
 #[derive(Debug, Subcommand)]
