@@ -40,6 +40,9 @@ pub(super) struct Bind {
     pub(super) source: PathBuf,
     /// Its name beside the root while the container is made.
     pub(super) name: String,
+    /// Where it goes in the container.
+    #[serde(default)]
+    pub(super) target: PathBuf,
     /// A device that is to belong to the container's root: its type and numbers.
     #[serde(default)]
     pub(super) device: Option<Device>,

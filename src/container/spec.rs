@@ -363,7 +363,7 @@ fn mounts(
     let mut bind_as = |source: &Path, target: &Path, options: &[&str], device| {
         let name = format!("bind{}", binds.len());
         let staged = Path::new(STAGE).join(&name);
-        binds.push(Bind { source: source.to_owned(), name, device });
+        binds.push(Bind { source: source.to_owned(), name, target: target.to_owned(), device });
         json!({"destination": target, "type": "bind", "source": staged, "options": options})
     };
     let mut bind =
