@@ -563,7 +563,7 @@ mod tests {
     #[test]
     fn settings_are_options_under_every_name_that_hands_know() {
         let line = "mica create web1 debian:12 limits.memory=1G --cpus 1.5 -p 8080:80 --ipadd 10.88.0.3 \
-                    --privileged -e A=b --diskspace 2G -- nginx -g x";
+                    --privileged -e A=b --diskspace 2G --cpumask 3 --onboot no -- nginx -g x";
         let parsed = Arguments::try_parse_from(line.split_whitespace()).expect("understood");
         let Verb::Create(wanted) = parsed.verb else { panic!("another verb") };
         let pairs: Vec<(&str, &str)> =
@@ -578,7 +578,9 @@ mod tests {
                 ("ip", "10.88.0.3"),
                 ("privileged", "yes"),
                 ("env", "A=b"),
-                ("limits.disk", "2G"),
+                ("diskspace", "2G"),
+                ("cpumask", "3"),
+                ("onboot", "no"),
             ]
         );
     }

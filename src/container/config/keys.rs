@@ -739,7 +739,8 @@ pub(super) fn set(
     if let Some(key) = key(name) {
         let value = value.trim();
         let mut changed = config.clone();
-        (key.set)(&mut changed, value)
+        super::dialect::plain(key.name, &plain_name(name), value)
+            .and_then(|value| (key.set)(&mut changed, &value))
             .map_err(|source| KeyError::Value { key: key.name, source })?;
         *config = changed;
         return Ok(key);
