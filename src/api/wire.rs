@@ -45,6 +45,10 @@ pub struct ContainerAnswer {
     pub phase: Phase,
     /// Whether it lost its root.
     pub degraded: bool,
+    /// Whether the process that watches it was killed: its output is not kept, and how it ends will not
+    /// be known.
+    #[serde(default)]
+    pub unwatched: bool,
     /// Whether its description cannot be read.
     #[serde(default)]
     pub damaged: bool,
@@ -90,6 +94,7 @@ impl ContainerAnswer {
             kind: config.kind,
             phase: view.phase,
             degraded: view.degraded,
+            unwatched: view.unwatched,
             damaged: view.damage.is_some(),
             privileged: config.privileged,
             health: view.health,

@@ -28,6 +28,7 @@ pub use hurry::Hurry;
 pub use limits::{allotted, promised};
 
 use self::children::Children;
+use self::processes::Processes;
 use super::crash::here;
 use super::error::NodeError;
 use super::phase::Phase;
@@ -61,6 +62,9 @@ pub struct Life {
     pub init_ended: OwnedFd,
     /// Readable once its mount process has ended.
     pub mount_ended: Option<OwnedFd>,
+    /// Readable once the process that watches it has ended, which it does after the init; none if it
+    /// was killed before.
+    pub monitor_ended: Option<OwnedFd>,
 }
 
 /// A container that was found running.
@@ -209,14 +213,15 @@ impl Driver {
         let group = Cgroup::create(&self.layout, self.group(recorded)?.path().clone())?;
         self.limit(recorded, &group)?;
         here("start-grouped");
-        let init = self.create_processes(recorded, &places, &group)?;
+        let Processes { init, monitor } = self.create_processes(recorded, &places, &group)?;
         here("start-created");
         self.network.connect(recorded, &places, init)?;
         here("start-connected");
         // Before it goes: what ends at once has no number any more.
         let init_ended = watch(init)?;
+        let monitor_ended = monitor.and_then(|monitor| watch(monitor).ok());
         self.start_processes(recorded, &places)?;
-        let life = Life { init, init_ended, mount_ended: Some(mount_ended) };
+        let life = Life { init, init_ended, mount_ended: Some(mount_ended), monitor_ended };
         here("start-started");
         Ok(life)
     }
@@ -237,7 +242,8 @@ impl Driver {
         if !same_boot {
             return Ok(None);
         }
-        let Some(init) = self.find_init(recorded)? else { return Ok(None) };
+        let Some(processes) = self.find_processes(recorded)? else { return Ok(None) };
+        let Processes { init, monitor } = processes;
         let Some(mount_ended) = self.find_mount(recorded)? else { return Ok(None) };
         let group = self.group(recorded)?;
         let mut frozen = group.is_frozen()?;
@@ -251,7 +257,9 @@ impl Driver {
             let error = crate::host::sentence(&error);
             tracing::error!(container = %recorded.config.name, error, "its limits are not as set");
         }
-        let life = Life { init, init_ended: watch(init)?, mount_ended: Some(mount_ended) };
+        let monitor_ended = monitor.and_then(|monitor| watch(monitor).ok());
+        let init_ended = watch(init)?;
+        let life = Life { init, init_ended, mount_ended: Some(mount_ended), monitor_ended };
         Ok(Some(Seen { life, frozen }))
     }
 
