@@ -23,7 +23,7 @@ use super::registry::{Recorded, Registry};
 use super::salvage::{self, Damaged};
 use super::sharing::Sharing;
 use super::target::{self, Known};
-use crate::container::config::{ContainerId, ContainerName, RestartPolicy};
+use crate::container::config::{ContainerConfig, ContainerId, ContainerName, RestartPolicy};
 use crate::host::store::StoreLock;
 use crate::host::{Store, reserve};
 
@@ -36,6 +36,9 @@ const AT_ONCE: usize = 8;
 pub struct SetDone {
     /// What Mica calls it.
     pub key: String,
+    /// What it is now, as `set` takes it; none if that is nothing, or one of several.
+    #[serde(default)]
+    pub value: Option<String>,
     /// Whether a running container follows already.
     pub live: bool,
     /// What a person should know: a limit that this host does not hold, or holds in part.
@@ -397,7 +400,8 @@ impl Node {
                         let notes = notes.iter().filter(|(about, _)| *about == key.name);
                         let notes = notes.map(|(_, note)| note.clone()).collect();
                         let live = key.live || !phase.is_up();
-                        done.push(SetDone { key: key.name.to_owned(), live, notes });
+                        let value = now(&changed.config, key.name);
+                        done.push(SetDone { key: key.name.to_owned(), value, live, notes });
                     }
                 }
                 // The claim goes with the answer: by then everybody sees the change.
@@ -467,6 +471,13 @@ impl Node {
             }
         }
     }
+}
+
+/// What a setting is, whichever of its names it goes by.
+fn now(config: &ContainerConfig, key: &str) -> Option<String> {
+    // The same limit in other units.
+    let key = if key == "limits.cpu.percent" { "limits.cpu" } else { key };
+    config.get(key).ok().flatten()
 }
 
 /// Containers that start and stop together, those that stop first first.

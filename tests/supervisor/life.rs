@@ -138,6 +138,11 @@ fn commands_fan_out_by_pattern_and_label_and_the_worst_status_counts() {
     let mut lines: Vec<&str> = said.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["web1  web1", "web2  web2"]);
+    // In the order of their names, whoever is faster.
+    let slow = "[ $(hostname) = web1 ] && sleep 0.3; hostname";
+    let said = stage.mica(["exec", "web*", "--", "sh", "-c", slow]);
+    let names: Vec<&str> = said.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.is_sorted() && names.len() > 1, "{said}");
     let worst = stage.ask(["exec", "--all", "--", "sh", "-c", "[ $(hostname) = db1 ] && exit 9"]);
     assert_eq!(worst.status.code(), Some(9), "{worst:?}");
     assert_eq!(stage.mica(["exec", "label=role=db", "--", "hostname"]).trim(), "db1  db1");

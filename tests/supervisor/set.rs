@@ -28,8 +28,8 @@ fn settings_hold_at_once_and_after_a_restart() {
     stage.mica(["start", "c1"]);
     assert_eq!(kernel_memory(&stage, "c1"), (64 << 20).to_string());
     let said = stage.mica(["set", "c1", "limits.memory=96MiB", "hostname=other", "--cpus", "0.5"]);
-    assert!(said.contains("limits.memory set\n"), "{said}");
-    assert!(said.contains("hostname set (at its next start)"), "{said}");
+    assert!(said.contains("c1: limits.memory=96MiB\n"), "{said}");
+    assert!(said.contains("c1: hostname=other, from its next start on\n"), "{said}");
     assert_eq!(kernel_memory(&stage, "c1"), (96 << 20).to_string());
     stage.kill_daemon();
     stage.start_daemon(&[]);
@@ -38,7 +38,8 @@ fn settings_hold_at_once_and_after_a_restart() {
     assert_eq!(kernel_memory(&stage, "c1"), (96 << 20).to_string());
     assert_eq!(stage.mica(["exec", "c1", "--", "hostname"]).trim(), "other");
     // A value of nothing takes it back.
-    stage.mica(["set", "c1", "hostname="]);
+    let said = stage.mica(["set", "c1", "hostname="]);
+    assert!(said.contains("c1: hostname taken back, from its next start on\n"), "{said}");
     assert!(stage.info("c1")["settings"].get("hostname").is_none());
     // All or none: the first of two is not made when the second is wrong.
     let wrong = stage.refused(["set", "c1", "limits.memory=32MiB", "limits.memroy=1", "--cpus=x"]);

@@ -213,7 +213,8 @@ pub(in crate::cli) struct Stop {
     pub(in crate::cli) kill: bool,
 }
 
-/// Output of several is prefixed with their names; the exit status is the worst.
+/// Output of several is prefixed with their names, and in their order where all end within a second; the
+/// exit status is the worst.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Exec {
     #[command(flatten)]
