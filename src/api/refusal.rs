@@ -72,7 +72,9 @@ pub fn kind_of(error: &NodeError) -> (&'static str, StatusCode) {
         }
         E::Problem(_) => ("cannot-work", StatusCode::UNPROCESSABLE_ENTITY),
         E::Several { reasons } => of_several(reasons),
-        E::DiskImageFixed { .. } | E::DiskImage { .. } => ("limit", StatusCode::CONFLICT),
+        E::DiskImageFixed { .. } | E::DiskShrinks { .. } | E::DiskImage { .. } => {
+            ("limit", StatusCode::CONFLICT)
+        }
         E::NoContainer { .. } => ("no-container", StatusCode::NOT_FOUND),
         E::Ambiguous { .. } => ("ambiguous", StatusCode::BAD_REQUEST),
         E::NameTaken { .. } | E::UsersTaken { .. } | E::PortTaken { .. } => {

@@ -206,7 +206,18 @@ pub struct Set {
     pub settings: Vec<(String, String)>,
 }
 
-/// `POST /v1/containers/CT/rename` and `copy`
+/// `POST /v1/containers/CT/copy`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copy {
+    /// The new one's name.
+    pub name: String,
+    /// Settings that are its own, as they were written, in order.
+    #[serde(default)]
+    pub settings: Vec<(String, String)>,
+}
+
+/// `POST /v1/containers/CT/rename`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Name {

@@ -92,7 +92,7 @@ pub(super) enum Verb {
     /// Give a container another name
     Rename(Rename),
     /// Make a container of another one, running or not
-    Copy(Copy),
+    Copy(Box<Copy>),
     /// Delete containers and what they changed
     #[command(alias = "rm", alias = "destroy")]
     Delete(Delete),

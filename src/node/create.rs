@@ -405,8 +405,8 @@ pub(super) fn create(
     Ok(claim)
 }
 
-/// Makes a container called `name` of `from`: its private files are copied as they are at one
-/// moment, for which one that runs stands still.
+/// Makes a container called `name` of `from`, with `settings` of its own: its private files are copied
+/// as they are at one moment, for which one that runs stands still.
 ///
 /// # Errors
 /// As [`create`].
@@ -416,7 +416,7 @@ pub(super) fn copy(
     claims: &Arc<Claims>,
     known: impl FnOnce() -> Vec<Recorded>,
     from: (&Recorded, Phase),
-    name: ContainerName,
+    (name, settings): (ContainerName, &[(String, String)]),
 ) -> Result<Claim, NodeError> {
     let (from, phase) = from;
     let id = ContainerId::random().map_err(NodeError::system("draw", "an identity".as_ref()))?;
@@ -430,7 +430,10 @@ pub(super) fn copy(
     }
     config.hostname = None;
     config.created_ms = super::state::now_ms();
-    let intended = Intended { config, reasons: Reasons::default() };
+    let kind = Some(config.kind);
+    let mut intended = Intended::of(config, settings, kind, Reasons::default());
+    let Intended { config, reasons } = &mut intended;
+    reasons.extend(driver.network().unpublishable(config, &config.network.ports));
     let claim = claims.claim(known, |others| settled(driver, intended, others))?;
     make(driver, registry, claim.recorded(), |reservation| {
         let still = (phase == Phase::Running).then(|| driver.stand_still(from)).transpose()?;

@@ -328,17 +328,24 @@ impl Node {
         Ok(self.enter(made.recorded().clone(), Ok(None)))
     }
 
-    /// Makes a container of another one; one that runs stands still while it is copied.
+    /// Makes a container of another one, with settings of its own; one that runs stands still while it is
+    /// copied.
     ///
     /// # Errors
     /// As [`Node::create`].
-    pub async fn copy(self: &Arc<Self>, from: &Handle, name: &str) -> Result<Handle, NodeError> {
+    pub async fn copy(
+        self: &Arc<Self>,
+        from: &Handle,
+        name: &str,
+        settings: Vec<(String, String)>,
+    ) -> Result<Handle, NodeError> {
         let name: ContainerName = name.parse()?;
         let node = Arc::clone(self);
         let copy = move |driver: &Driver, recorded: &Recorded, phase| {
             let known = || node.recorded();
             let from = (recorded, phase);
-            let made = create::copy(driver, &node.registry, &node.claims, known, from, name)?;
+            let wanted = (name, settings.as_slice());
+            let made = create::copy(driver, &node.registry, &node.claims, known, from, wanted)?;
             Ok((None, made))
         };
         let made = from.change(copy).await?;

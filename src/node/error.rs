@@ -49,7 +49,20 @@ pub enum NodeError {
         /// The container.
         name: ContainerName,
     },
-    /// An image that would have to be smaller, or that this host lets nobody resize in use.
+    /// An image that would have to be smaller.
+    #[error(
+        "the disk image of {name} has {now} and cannot shrink; `mica copy {name} NAME limits.disk={wanted}` makes a \
+         container of it with a smaller one"
+    )]
+    DiskShrinks {
+        /// The container.
+        name: ContainerName,
+        /// What it has.
+        now: String,
+        /// What was wanted.
+        wanted: String,
+    },
+    /// An image that this host lets nobody resize in use.
     #[error("{source}; stop {name} and set limits.disk again, or leave it as it is")]
     DiskImage {
         /// The container.

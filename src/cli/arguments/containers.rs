@@ -341,6 +341,11 @@ pub(in crate::cli) struct Copy {
     pub(in crate::cli) container: String,
     /// The new one's name
     pub(in crate::cli) name: String,
+    /// Settings of its own; it has those of the first one otherwise, but for addresses, ports and host name
+    #[arg(value_name = "KEY=VALUE")]
+    pub(in crate::cli) pairs: Vec<String>,
+    #[command(flatten)]
+    pub(in crate::cli) settings: Settings,
 }
 
 #[derive(Debug, Args)]
