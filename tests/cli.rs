@@ -64,6 +64,15 @@ fn mistakes_in_the_grammar_are_answered_with_what_was_meant() {
     assert!(said.contains("'template'"), "{said}");
     let output = mica().args(["store", "destroy"]).capture();
     assert_eq!(output.status.code(), Some(2));
+    let said = mica().args(["exec", "c1", "hostname"]).capture();
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("mica exec c1 -- hostname") && !said.contains("--store"), "{said}");
+    // What this program starts of itself is nobody's to type.
+    let completed = mica().args(["completions", "bash"]).succeed();
+    assert!(completed.contains("template"));
+    for internal in ["user-namespace", "bench-process", "mount-process", "reference"] {
+        assert!(!completed.contains(internal), "{internal}");
+    }
     assert!(mica().arg("--help").succeed().contains("demo"));
     assert!(mica().arg("--version").succeed().starts_with("mica "));
 }

@@ -292,6 +292,8 @@ fn a_used_mountpoint_is_refused() {
     assert!(sentence(&full).contains("is not empty"), "{full}");
     let unknown = desk.mount("bsae:1", &desk.at("two"), &desk.private("web2")).refuse();
     assert!(sentence(&unknown).contains("did you mean \"base:1\"?"), "{unknown}");
+    let swapped = desk.mica(["mount", "/mnt", "base:1"]).refuse();
+    assert!(sentence(&swapped).contains("mica mount base:1 /mnt"), "{swapped}");
     assert!(!desk.private("web2").exists(), "a refused mount makes nothing");
 }
 

@@ -70,11 +70,16 @@ pub fn kind_of(error: &NodeError) -> (&'static str, StatusCode) {
         E::Name(_) | E::Key(_) | E::NothingToRun { .. } | E::Swapped { .. } => {
             ("malformed", StatusCode::BAD_REQUEST)
         }
-        E::Problems { .. } => ("cannot-work", StatusCode::UNPROCESSABLE_ENTITY),
-        E::DiskImageFixed { .. } | E::DiskImage { .. } => ("limit", StatusCode::CONFLICT),
+        E::Problem(_) => ("cannot-work", StatusCode::UNPROCESSABLE_ENTITY),
+        E::Several { reasons } => of_several(reasons),
+        E::DiskImageFixed { .. } | E::DiskShrinks { .. } | E::DiskImage { .. } => {
+            ("limit", StatusCode::CONFLICT)
+        }
         E::NoContainer { .. } => ("no-container", StatusCode::NOT_FOUND),
         E::Ambiguous { .. } => ("ambiguous", StatusCode::BAD_REQUEST),
-        E::NameTaken { .. } | E::UsersTaken { .. } => ("taken", StatusCode::CONFLICT),
+        E::NameTaken { .. } | E::UsersTaken { .. } | E::PortTaken { .. } => {
+            ("taken", StatusCode::CONFLICT)
+        }
         E::Denied { denial: Denial::Deleted, .. } => ("deleted", StatusCode::GONE),
         E::Denied { denial: Denial::Full, .. } => ("busy", StatusCode::TOO_MANY_REQUESTS),
         E::Denied { denial: Denial::NotRunning | Denial::Paused | Denial::Running, .. }
@@ -100,6 +105,13 @@ pub fn kind_of(error: &NodeError) -> (&'static str, StatusCode) {
         | E::Misplaced { .. }
         | E::System { .. } => ("failed", StatusCode::INTERNAL_SERVER_ERROR),
     }
+}
+
+/// What all reasons are, if they are all of a kind.
+fn of_several(reasons: &[NodeError]) -> (&'static str, StatusCode) {
+    let mut kinds = reasons.iter().map(kind_of);
+    let first = kinds.next().filter(|first| kinds.all(|kind| kind == *first));
+    first.unwrap_or(("cannot-work", StatusCode::UNPROCESSABLE_ENTITY))
 }
 
 /// What the host could not do is, but for these, nothing that the client can change.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::refusal::Refused;
 use super::wire::{
-    ContainerAnswer, Done, InfoAnswer, Name, NodeAnswer, Set, Stop, StopNode, UsageAnswer,
+    ContainerAnswer, Copy, Done, InfoAnswer, Name, NodeAnswer, Set, Stop, StopNode, UsageAnswer,
 };
 use super::{exec, logs, metrics, observe, sharing};
 use crate::node::Node;
@@ -252,11 +252,11 @@ async fn rename(
 async fn copy(
     State(door): State<Door>,
     Path(ct): Path<String>,
-    Asked(asked): Asked<Name>,
+    Asked(asked): Asked<Copy>,
 ) -> Result<(StatusCode, Json<ContainerAnswer>), Refused> {
     let from = door.node.find(&ct)?;
     let node = Arc::clone(&door.node);
-    let made = tokio::spawn(async move { node.copy(&from, &asked.name).await });
+    let made = tokio::spawn(async move { node.copy(&from, &asked.name, asked.settings).await });
     let handle = made.await.map_err(|_| Refused::broken())??;
     Ok((StatusCode::CREATED, Json(answer(&door.node, &handle))))
 }

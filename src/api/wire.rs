@@ -45,6 +45,10 @@ pub struct ContainerAnswer {
     pub phase: Phase,
     /// Whether it lost its root.
     pub degraded: bool,
+    /// Whether the process that watches it was killed: its output is not kept, and how it ends will not
+    /// be known.
+    #[serde(default)]
+    pub unwatched: bool,
     /// Whether its description cannot be read.
     #[serde(default)]
     pub damaged: bool,
@@ -90,6 +94,7 @@ impl ContainerAnswer {
             kind: config.kind,
             phase: view.phase,
             degraded: view.degraded,
+            unwatched: view.unwatched,
             damaged: view.damage.is_some(),
             privileged: config.privileged,
             health: view.health,
@@ -201,7 +206,18 @@ pub struct Set {
     pub settings: Vec<(String, String)>,
 }
 
-/// `POST /v1/containers/CT/rename` and `copy`
+/// `POST /v1/containers/CT/copy`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copy {
+    /// The new one's name.
+    pub name: String,
+    /// Settings that are its own, as they were written, in order.
+    #[serde(default)]
+    pub settings: Vec<(String, String)>,
+}
+
+/// `POST /v1/containers/CT/rename`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Name {

@@ -51,9 +51,6 @@ pub(super) enum Verb {
     Layer(LayerVerb),
     /// Mount a root of a template; without arguments, list the roots
     Mount(Box<Mount>),
-    /// What `doctor` starts to try idmapped mounts
-    #[command(hide = true)]
-    UserNamespace,
     /// Unmount a root and end its process
     #[command(alias = "unmount")]
     Umount(Umount),
@@ -94,8 +91,8 @@ pub(super) enum Verb {
     Set(Box<Set>),
     /// Give a container another name
     Rename(Rename),
-    /// Make a container of another one that is down
-    Copy(Copy),
+    /// Make a container of another one, running or not
+    Copy(Box<Copy>),
     /// Delete containers and what they changed
     #[command(alias = "rm", alias = "destroy")]
     Delete(Delete),
@@ -126,9 +123,6 @@ pub(super) enum Verb {
     Demo(Demo),
     /// Measure disk, memory and speed of roots beside their peers, and write a report
     Bench(Box<Bench>),
-    /// What `bench` starts in namespaces of its own
-    #[command(hide = true)]
-    BenchProcess,
     /// Print a script that completes commands in a shell
     Completions {
         /// The shell
@@ -140,9 +134,6 @@ pub(super) enum Verb {
         #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
         dir: PathBuf,
     },
-    /// Prints docs/CLI.md
-    #[command(hide = true)]
-    Reference,
 }
 
 #[derive(Debug, Subcommand)]
@@ -572,7 +563,7 @@ mod tests {
     #[test]
     fn settings_are_options_under_every_name_that_hands_know() {
         let line = "mica create web1 debian:12 limits.memory=1G --cpus 1.5 -p 8080:80 --ipadd 10.88.0.3 \
-                    --privileged -e A=b --diskspace 2G -- nginx -g x";
+                    --privileged -e A=b --diskspace 2G --cpumask 3 --onboot no -- nginx -g x";
         let parsed = Arguments::try_parse_from(line.split_whitespace()).expect("understood");
         let Verb::Create(wanted) = parsed.verb else { panic!("another verb") };
         let pairs: Vec<(&str, &str)> =
@@ -587,7 +578,9 @@ mod tests {
                 ("ip", "10.88.0.3"),
                 ("privileged", "yes"),
                 ("env", "A=b"),
-                ("limits.disk", "2G"),
+                ("diskspace", "2G"),
+                ("cpumask", "3"),
+                ("onboot", "no"),
             ]
         );
     }

@@ -1,8 +1,9 @@
-//! What this program starts of itself in the background: the process of a root, and those of a
-//! container.
+//! What this program starts of itself in the background: the process of a root, those of a
+//! container, and those that `doctor` and `bench` start; and what prints docs/CLI.md.
 //!
-//! No part of the grammar, and known before it is made: there is one for each root and container, and
-//! half a megabyte of the grammar's would stay in each as long as it lives.
+//! No part of the grammar, so neither help nor a completion shows it to anybody; and known before that
+//! is made: there is one for each root and container, and half a megabyte of the grammar's would stay
+//! in each as long as it lives.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -10,7 +11,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use super::mount;
+use super::output::Output;
+use super::{bench, doctor, mount, reference};
 use crate::container::launch::{self, Launch};
 use crate::container::monitor;
 
@@ -27,6 +29,12 @@ pub(super) fn run(arguments: &[OsString]) -> Option<Result<ExitCode>> {
         }
         [_, "container-launch", "exec", _, name] => {
             Some(Ok(launch::run(path(3), &Launch::Exec((*name).to_owned())).into()))
+        }
+        [_, "user-namespace"] => Some(doctor::run_user_namespace()),
+        [_, "bench-process"] => Some(bench::run_process()),
+        [_, "reference"] => {
+            let printed = reference::markdown(Output::new(false));
+            Some(printed.map(|()| ExitCode::SUCCESS))
         }
         _ => None,
     }

@@ -14,6 +14,7 @@ mod doctor;
 mod explore;
 mod info;
 mod layer;
+mod mistakes;
 mod mount;
 mod mount_helper;
 mod node;
@@ -33,7 +34,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
 
 use arguments::{Arguments, Verb};
 use output::Output;
@@ -60,9 +60,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(done) = background::run(&arguments) {
         return report(done);
     }
-    // Help, version and mistakes in the grammar are clap's to tell; it exits with 0 or 2.
-    let parsed = Arguments::parse_from(arguments);
-    report(dispatch(parsed))
+    report(dispatch(mistakes::parse(&arguments)))
 }
 
 /// Tells a failure and chooses the exit status.
@@ -85,7 +83,6 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Template(verb) => template::run(verb, &store, &output),
         Verb::Layer(verb) => layer::run(verb, &store, &output),
         Verb::Mount(wanted) => mount::run(*wanted, &store, &output),
-        Verb::UserNamespace => doctor::run_user_namespace(),
         Verb::Umount(wanted) => umount::run(&wanted, &store, &output),
         Verb::Create(wanted) => container::create::create(&wanted, &store, output),
         Verb::Run(wanted) => container::create::run(&wanted, &store, output),
@@ -119,10 +116,8 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Verb::Doctor(wanted) => doctor::run(&wanted, &store, &output),
         Verb::Demo(wanted) => demo::run(&wanted, &output),
         Verb::Bench(wanted) => bench::run_bench(&wanted, &store, &output),
-        Verb::BenchProcess => bench::run_process(),
         Verb::Completions { shell } => done(reference::completions(shell, output)),
         Verb::Man { dir } => done(reference::man(&dir, output)),
-        Verb::Reference => done(reference::markdown(output)),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::host::launch::{self, MountSpec, Ready};
 use crate::host::log::LogWriter;
 use crate::host::options::{MountOptions, shared_paths};
 use crate::host::{Access, RootRecord, Roots, Store, serve};
+use crate::inspect::Library;
 
 pub(super) fn run(wanted: Mount, store: &Path, output: &Output) -> Result<ExitCode> {
     let (Some(template), Some(mountpoint)) = (&wanted.template, &wanted.mountpoint) else {
@@ -31,6 +32,7 @@ pub(super) fn run(wanted: Mount, store: &Path, output: &Output) -> Result<ExitCo
     }
     let mut spec = spec(template, mountpoint, options, store)?;
     spec.unheard = output.is_quiet();
+    refuse_swapped(&spec, mountpoint)?;
     if wanted.foreground {
         log_to(LogWriter);
         serve::serve(&spec, &mut |ready| told(ready, *output))?;
@@ -69,6 +71,19 @@ pub(super) fn spec(
         generic: options.generic,
         unheard: false,
     })
+}
+
+/// Refuses a mountpoint and a template in each other's place.
+fn refuse_swapped(spec: &MountSpec, second: &Path) -> Result<()> {
+    // What is no store, or no text, is told elsewhere.
+    let (Ok(library), Some(template)) = (Library::open(&spec.store), second.to_str()) else {
+        return Ok(());
+    };
+    if library.template(&spec.template).is_err() && library.template(template).is_ok() {
+        let mountpoint = &spec.template;
+        bail!("{template} is a template, which comes first: mica mount {template} {mountpoint}");
+    }
+    Ok(())
 }
 
 /// Starts the mount process from this program's own file.

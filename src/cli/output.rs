@@ -144,7 +144,12 @@ impl Output {
 /// Prints an error sentence.
 pub(super) fn complain(sentence: &str) {
     // Without standard error there is nobody to tell.
-    let _told = writeln!(io::stderr().lock(), "mica: {}", harmless(sentence));
+    let _told = writeln!(io::stderr().lock(), "mica: {}", lines(sentence));
+}
+
+/// A sentence, and each reason that it lists on a line of its own.
+fn lines(sentence: &str) -> String {
+    sentence.split("\n- ").map(harmless).collect::<Vec<_>>().join("\n  - ")
 }
 
 /// A sentence without what a terminal would obey. Names in it are mostly escaped already, so

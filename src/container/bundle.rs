@@ -44,6 +44,9 @@ pub(super) struct Bind {
     /// applies them to the topmost mount alone.
     #[serde(default)]
     pub(super) options: Vec<String>,
+    /// Where it goes in the container.
+    #[serde(default)]
+    pub(super) target: PathBuf,
     /// A device that is to belong to the container's root: its type and numbers.
     #[serde(default)]
     pub(super) device: Option<Device>,

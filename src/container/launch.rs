@@ -19,6 +19,7 @@ use super::bundle::{Bundle, Device, Record};
 use super::config::RuntimeChoice;
 use super::exec;
 use super::idmap::IdRange;
+use super::places;
 use super::runtime::{self, RuntimeError};
 use super::spec::{ROOT, STAGE, USERS};
 use crate::sys::mount::{add_attributes, detached_idmapped};
@@ -131,11 +132,26 @@ fn make_device(place: &Path, device: Device, range: Option<IdRange>) -> io::Resu
     Ok(())
 }
 
+/// The places in the root itself that something will be mounted on, and whether each is a directory.
+fn wanted_places(record: &Record) -> Vec<(PathBuf, bool)> {
+    let mut places: Vec<(PathBuf, bool)> =
+        places::KERNELS.iter().map(|place| (PathBuf::from(place), true)).collect();
+    for bind in &record.binds {
+        // What lies in another mount is no matter of the root's.
+        if !places.iter().any(|(place, _)| bind.target.starts_with(place)) {
+            places.push((bind.target.clone(), bind.source.is_dir()));
+        }
+    }
+    places
+}
+
 /// Puts the root and everything bound into it where the container's users may pass.
 fn stage(record: &Record) -> Result<(), RuntimeError> {
     let at = RuntimeError::system;
     empty_stage()?;
     let (stage, root) = (Path::new(STAGE), Path::new(ROOT));
+    places::make(&record.root, &wanted_places(record))
+        .map_err(at("make a place for a mount in", &record.root))?;
     match record.range {
         None => {
             mount_bind(&record.root, root).map_err(|e| at("bind", &record.root)(e.into()))?;

@@ -20,6 +20,7 @@ pub mod log;
 pub mod monitor;
 pub mod network;
 pub mod passwd;
+pub mod places;
 mod program;
 pub mod runtime;
 mod seccomp;

@@ -365,7 +365,13 @@ fn mounts(
         let name = format!("bind{}", binds.len());
         let staged = Path::new(STAGE).join(&name);
         let kept = options.iter().map(|option| (*option).to_owned()).collect();
-        binds.push(Bind { source: source.to_owned(), name, options: kept, device });
+        binds.push(Bind {
+            source: source.to_owned(),
+            name,
+            target: target.to_owned(),
+            options: kept,
+            device,
+        });
         json!({"destination": target, "type": "bind", "source": staged, "options": options})
     };
     let mut bind =

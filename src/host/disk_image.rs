@@ -215,15 +215,6 @@ pub fn grow_at_rest(file: &Path, bytes: u64) -> Result<(), HostError> {
     resize().map_err(failed())
 }
 
-/// Refuses a size that the image would have to shrink to.
-///
-/// # Errors
-/// [`HostError::System`] when `bytes` are fewer than it has.
-pub fn check_room(file: &Path, directory: &Path, bytes: u64) -> Result<(), HostError> {
-    let failed = HostError::system::<io::Error>("resize the disk image", file);
-    no_smaller(extent(file, directory)?.bytes, bytes).map_err(failed)
-}
-
 /// A size as resize2fs takes it exactly.
 fn in_sectors(bytes: u64) -> String {
     format!("{}s", bytes / 512)
@@ -233,9 +224,7 @@ fn no_smaller(now: u64, bytes: u64) -> io::Result<()> {
     if bytes >= now {
         return Ok(());
     }
-    Err(io::Error::other(format!(
-        "it has {now} bytes and cannot shrink; copy the container to one with a smaller limit"
-    )))
+    Err(io::Error::other(format!("it has {now} bytes and cannot shrink")))
 }
 
 /// What is mounted exactly on `directory`; nothing on one that is not there.

@@ -8,31 +8,61 @@ use super::roots::{RootRecord, Roots};
 use super::store::Store;
 use super::unmount;
 use crate::layer::store::LayersError;
+use crate::layer::template::DEFAULT_TAG;
 use crate::layer::{Layers, Template, TemplateName};
 
 /// Reads the template that `text` names.
 ///
 /// # Errors
-/// [`HostError::NoTemplate`] with the nearest name; also for a text that can be no name.
+/// [`HostError::NoTemplate`] with what was probably meant; also for a text that can be no name.
 pub fn find(layers: &Layers, text: &str) -> Result<Template, HostError> {
     let found = text.parse::<TemplateName>().ok().map(|name| layers.templates().get(&name));
     match found {
         Some(Err(LayersError::NoTemplate(_))) | None => {
-            let known: Vec<String> = names(layers)?.iter().map(ToString::to_string).collect();
-            let hint = nearest(text, known.iter().map(String::as_str))
-                .or_else(|| nearest_untagged(text, &known))
-                .map_or_else(String::new, |name| format!("; did you mean {name:?}?"));
+            let hint = hint(&names(layers)?, text).unwrap_or_default();
             Err(HostError::NoTemplate { wanted: text.to_owned(), hint })
         }
         Some(template) => Ok(template?),
     }
 }
 
-/// The template whose name without its tag is nearest to a text that has none either.
-fn nearest_untagged<'a>(text: &str, known: &'a [String]) -> Option<&'a str> {
-    let untagged = |name: &'a String| name.split(':').next().unwrap_or(name);
-    let near = nearest(text, known.iter().map(untagged)).filter(|_| !text.contains(':'))?;
-    known.iter().find(|name| untagged(name) == near).map(String::as_str)
+/// What was probably meant by a text that names none of the `known` templates, as the end of a
+/// clause: the tags of that name, or of the nearest one.
+pub fn hint(known: &[TemplateName], text: &str) -> Option<String> {
+    let (name, tag) = text.split_once(':').map_or((text, None), |(name, tag)| (name, Some(tag)));
+    if known.iter().any(|one| one.name() == name) {
+        let tagless = if tag.is_none() {
+            format!("; {name:?} alone is {:?}, which there is not", format!("{name}:{DEFAULT_TAG}"))
+        } else {
+            String::new()
+        };
+        return Some(format!("{tagless}; {}", offer(known, name)));
+    }
+    let whole: Vec<String> = known.iter().map(ToString::to_string).collect();
+    if let Some(near) = nearest(text, whole.iter().map(String::as_str)) {
+        return Some(format!("; did you mean {near:?}?"));
+    }
+    let near = nearest(name, known.iter().map(TemplateName::name))?;
+    Some(format!("; {}", offer(known, near)))
+}
+
+/// The templates called `name`, whatever their tags, to choose from.
+fn offer(known: &[TemplateName], name: &str) -> String {
+    const MOST: usize = 8;
+    let tags: Vec<String> = known
+        .iter()
+        .filter(|one| one.name() == name)
+        .map(|one| format!("{:?}", one.to_string()))
+        .collect();
+    match tags.as_slice() {
+        [only] => format!("did you mean {only}?"),
+        several => {
+            let (shown, more) = several.split_at(several.len().min(MOST));
+            let more =
+                if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+            format!("there are {}{more}", shown.join(", "))
+        }
+    }
 }
 
 /// The names of all readable templates, in order.
@@ -130,6 +160,28 @@ pub fn fits(pattern: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_that_is_not_there_is_answered_with_those_that_are() {
+        let known = |names: &[&str]| -> Vec<TemplateName> {
+            names.iter().map(|name| name.parse().expect("a name")).collect()
+        };
+        let two = known(&["alpine:3", "debian:11", "debian:12"]);
+        let hint = |text| hint(&two, text).unwrap_or_default();
+        assert_eq!(
+            hint("debian"),
+            "; \"debian\" alone is \"debian:latest\", which there is not; there are \"debian:11\", \"debian:12\""
+        );
+        assert_eq!(hint("debian:13"), "; there are \"debian:11\", \"debian:12\"");
+        assert_eq!(hint("alpine:4"), "; did you mean \"alpine:3\"?");
+        assert!(hint("alpine").ends_with("did you mean \"alpine:3\"?"));
+        assert_eq!(hint("debain:12"), "; did you mean \"debian:12\"?");
+        assert_eq!(hint("debain"), "; there are \"debian:11\", \"debian:12\"");
+        assert_eq!(hint("postgres"), "");
+        let many: Vec<String> = (0..10).map(|tag| format!("a:{tag}")).collect();
+        let many = known(&many.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(super::hint(&many, "a:x").is_some_and(|told| told.ends_with("and 2 more")));
+    }
 
     #[test]
     fn patterns_fit_whole_names() {

@@ -3,7 +3,7 @@
 //! One walk of the upper directory, without the private directory's lock: of a mounted root it
 //! tells what was there when it came by. A directory that was copied up only because something
 //! below it changed is no change. Content is not read: a private copy counts as changed
-//! content, whatever is in it.
+//! content, whatever is in it. A place for a mount that the supervisor made is no change either.
 
 mod moved;
 mod side;
@@ -430,6 +430,7 @@ impl<'a> Walk<'a> {
             Err(error) => return Err(error),
         };
         let kind = match counterpart {
+            None if entry.is_placed() => return Ok(()),
             None => ChangeKind::Added { link_to: None },
             Some(ino) if self.tree().inode(ino)?.kind != entry.kind => ChangeKind::Replaced,
             Some(_) if entry.kind == FileKind::Directory => ChangeKind::Opaque,

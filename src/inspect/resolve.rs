@@ -160,19 +160,17 @@ impl Library {
                 }
             });
         }
-        let mut names = Vec::new();
+        let mut hint = None;
         if sorts.contains(&Sort::Template) {
-            for name in templates::names(self.layers())? {
-                names.push(name.name().to_owned());
-                names.push(name.to_string());
-            }
+            hint = templates::hint(&templates::names(self.layers())?, &word);
         }
-        if sorts.contains(&Sort::Root) {
-            names.extend(self.records()?.into_iter().map(|record| record.name));
+        if hint.is_none() && sorts.contains(&Sort::Root) {
+            let records = self.records()?;
+            let near = nearest(&word, records.iter().map(|record| record.name.as_str()));
+            hint = near.map(|name| format!("; did you mean {name:?}?"));
         }
-        let near = nearest(&word, names.iter().map(String::as_str));
-        let hint = match near {
-            Some(name) => format!("; did you mean {name:?}?"),
+        let hint = match hint {
+            Some(hint) => hint,
             None if sorts == [Sort::Layer] => self.about_layers(&word),
             None => String::new(),
         };

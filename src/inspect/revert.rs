@@ -1,6 +1,7 @@
 //! What a revert would do, and why it may not be done.
 
 use super::changes::{Change, ChangeKind, Changes};
+use super::upper::Found;
 use super::{Container, InspectError};
 use crate::layer::{FileKind, LayerPath};
 
@@ -51,6 +52,11 @@ impl Container {
                 plan.paths.push(path.clone());
             } else if self.upper.tree().resolve(path)?.is_some() {
                 plan.unchanged.push(path.clone());
+            } else if let Found::Private(entry) = self.upper.resolve(path)?
+                && entry.is_placed()
+            {
+                let reason = format!("{path} is a place for a mount of the container's, and stays");
+                return Err(InspectError::Revert { reason });
             } else {
                 return Err(self.no_path(path));
             }

@@ -10,11 +10,12 @@ use super::crash::here;
 use super::driver::{Driver, StandStill, disk, promised};
 use super::error::NodeError;
 use super::phase::Phase;
+use super::reasons::Reasons;
 use super::registry::{Places, Recorded, Registry};
 use super::state::ContainerState;
 use crate::container::cgroup::{Capacity, admit};
 use crate::container::config::{
-    ContainerConfig, ContainerId, ContainerName, Kind, Problem, UserNamespace, key,
+    ContainerConfig, ContainerId, ContainerName, KeyError, Kind, Port, Problem, UserNamespace, key,
 };
 use crate::container::idmap::IdRange;
 use crate::host::reserve::{self, Reservation};
@@ -47,41 +48,58 @@ pub struct Wanted {
 }
 
 /// Makes `settings` of a container, in their order; a setting that may be given several times
-/// collects what it was given.
-///
-/// # Errors
-/// The first one that is none.
-pub(super) fn apply(
-    config: &mut ContainerConfig,
-    settings: &[(String, String)],
-) -> Result<(), NodeError> {
-    let mut collected: Vec<(&'static str, String)> = Vec::new();
+/// collects what it was given. Answers those that are none; the others are made.
+fn apply(config: &mut ContainerConfig, settings: &[(String, String)]) -> Vec<KeyError> {
+    let mut collected: Vec<(&'static str, Vec<&str>)> = Vec::new();
+    let mut wrong = Vec::new();
     for (name, value) in settings {
         let known = key(name).filter(|key| key.repeats && !value.trim().is_empty());
         let Some(known) = known else {
-            config.set(name, value)?;
+            wrong.extend(config.set(name, value).err());
             continue;
         };
-        let all = match collected.iter_mut().find(|(name, _)| *name == known.name) {
-            Some((_, all)) => {
-                all.push(',');
-                all.push_str(value);
-                all.clone()
+        // One by one: each that is wrong is told, and only that.
+        for word in value.split(',') {
+            let at = collected.iter().position(|(name, _)| *name == known.name);
+            let before = at.and_then(|at| collected.get(at)).map_or(&[][..], |(_, all)| all);
+            let all = [before, &[word]].concat();
+            match (config.set(name, &all.join(",")), at.and_then(|at| collected.get_mut(at))) {
+                (Err(error), _) => wrong.push(error),
+                (Ok(_), Some((_, before))) => *before = all,
+                (Ok(_), None) => collected.push((known.name, all)),
             }
-            None => {
-                collected.push((known.name, value.clone()));
-                value.clone()
-            }
-        };
-        config.set(known.name, &all)?;
+        }
     }
-    Ok(())
+    wrong
 }
 
-/// Refuses a description that cannot work, with every reason.
-pub(super) fn check(config: &ContainerConfig) -> Result<(), NodeError> {
-    let problems: Vec<Problem> = config.check();
-    if problems.is_empty() { Ok(()) } else { Err(NodeError::Problems { problems }) }
+/// What a container is to be, as far as what was asked for can be understood, and what speaks
+/// against it.
+pub(super) struct Intended {
+    config: ContainerConfig,
+    reasons: Reasons,
+}
+
+impl Intended {
+    /// `config` with `settings`; nothing of what hangs on a setting that is none, or on a `kind`
+    /// that is not known, is held against it.
+    fn of(
+        mut config: ContainerConfig,
+        settings: &[(String, String)],
+        kind: Option<Kind>,
+        mut reasons: Reasons,
+    ) -> Self {
+        let wrong = apply(&mut config, settings);
+        let sound = |problem: &Problem| {
+            let keys = wrong.iter().filter_map(KeyError::key);
+            keys.into_iter().all(|key| !problem.hangs_on(key))
+                && (kind.is_some() || !problem.hangs_on_kind())
+        };
+        let problems: Vec<Problem> = config.check().into_iter().filter(sound).collect();
+        reasons.extend(wrong.into_iter().map(NodeError::Key));
+        reasons.extend(problems.into_iter().map(NodeError::Problem));
+        Self { config, reasons }
+    }
 }
 
 /// Refuses guarantees that the host cannot keep beside those of `others`.
@@ -116,27 +134,56 @@ fn image(driver: &Driver, wanted: &Wanted) -> Result<Image, NodeError> {
     Ok(Image { template, init })
 }
 
-/// What will run in the container, from what was asked for and what the template says.
-fn describe(wanted: &Wanted, image: &Image, id: ContainerId) -> Result<ContainerConfig, NodeError> {
+/// What kind of container it will be.
+fn kind(wanted: &Wanted, image: &Image) -> Result<Kind, NodeError> {
     let run = &image.template.config;
     let from_image = !run.entrypoint.is_empty() || !run.cmd.is_empty();
-    let kind = match (wanted.system, wanted.command.is_empty()) {
-        (true, _) => Kind::System,
-        (false, false) => Kind::Application,
-        (false, true) if from_image => Kind::Application,
-        (false, true) if image.init.is_some() => Kind::System,
-        (false, true) => {
-            return Err(NodeError::NothingToRun { template: image.template.name.to_string() });
-        }
+    match (wanted.system, wanted.command.is_empty()) {
+        (true, _) => Ok(Kind::System),
+        (false, false) => Ok(Kind::Application),
+        (false, true) if from_image => Ok(Kind::Application),
+        (false, true) if image.init.is_some() => Ok(Kind::System),
+        (false, true) => Err(NodeError::NothingToRun { template: image.template.name.to_string() }),
+    }
+}
+
+/// What the container will be, from what was asked for and what the template says.
+fn describe(
+    wanted: &Wanted,
+    image: Option<&Image>,
+    id: ContainerId,
+) -> Result<Intended, NodeError> {
+    let mut reasons = Reasons::default();
+    let kind = image.and_then(|image| reasons.take(kind(wanted, image)));
+    let digits = |count| id.as_str().get(..count).unwrap_or_default().to_owned();
+    let name = match (&wanted.name, image) {
+        (Some(name), _) => name.parse(),
+        (None, Some(image)) => format!("{}-{}", image.template.name.name(), digits(6)).parse(),
+        (None, None) => digits(12).parse(),
     };
-    let name: ContainerName = match &wanted.name {
-        Some(name) => name.parse()?,
-        None => {
-            let digits = id.as_str().get(..6).unwrap_or_default();
-            format!("{}-{digits}", image.template.name.name()).parse()?
-        }
+    // What else is wrong is told beside a name that is none.
+    let name: ContainerName = match reasons.take(name.map_err(NodeError::Name)) {
+        Some(name) => name,
+        None => digits(12).parse()?,
     };
-    let mut config = ContainerConfig::new(id, name, &image.template.name.to_string(), kind);
+    let template =
+        image.map_or_else(|| wanted.template.clone(), |image| image.template.name.to_string());
+    let mut config = ContainerConfig::new(id, name, &template, kind.unwrap_or(Kind::System));
+    if let (Some(image), Some(kind)) = (image, kind) {
+        reasons.extend(take_over(&mut config, wanted, image, kind).err());
+    }
+    config.private.clone_from(&wanted.private);
+    Ok(Intended::of(config, &wanted.settings, kind, reasons))
+}
+
+/// Makes of a container what its template says about what to run.
+fn take_over(
+    config: &mut ContainerConfig,
+    wanted: &Wanted,
+    image: &Image,
+    kind: Kind,
+) -> Result<(), NodeError> {
+    let run = &image.template.config;
     for variable in &run.env {
         if let Some((name, value)) = variable.split_once('=') {
             config.env.insert(name.to_owned(), value.to_owned());
@@ -158,10 +205,7 @@ fn describe(wanted: &Wanted, image: &Image, id: ContainerId) -> Result<Container
             config.set("stop.signal", SHUT_DOWN)?;
         }
     }
-    apply(&mut config, &wanted.settings)?;
-    config.private.clone_from(&wanted.private);
-    check(&config)?;
-    Ok(config)
+    Ok(())
 }
 
 /// The users of the host that a container's users are, beside `others`.
@@ -195,56 +239,96 @@ pub(super) fn named(config: &ContainerConfig, others: &[Recorded]) -> Result<(),
     }
 }
 
+/// Why `ports` cannot be those of the container `id` as well: each that another one of `others` has.
+fn taken<'a>(
+    ports: impl Iterator<Item = &'a Port>,
+    id: &ContainerId,
+    others: &[Recorded],
+) -> Vec<NodeError> {
+    let holder = |port: &Port| {
+        let publishes =
+            |other: &&Recorded| other.config.network.ports.iter().any(|its| its.collides(port));
+        others.iter().filter(|other| other.config.id != *id).find(publishes)
+    };
+    let taken = |port: &Port| {
+        let holder = holder(port)?.config.name.clone();
+        Some(NodeError::PortTaken { port: port.on_host(), holder })
+    };
+    ports.filter_map(taken).collect()
+}
+
 /// What a new container has that only one can have.
 fn settled(
     driver: &Driver,
-    config: ContainerConfig,
+    intended: Intended,
     others: &[Recorded],
 ) -> Result<Recorded, NodeError> {
-    named(&config, others)?;
-    admitted(&config, others)?;
+    let Intended { config, mut reasons } = intended;
+    reasons.take(named(&config, others));
+    reasons.take(admitted(&config, others));
+    reasons.extend(taken(config.network.ports.iter(), &config.id, others));
+    let users = reasons.take(users(&config, others)).flatten();
+    let addresses = driver.network().allocate(&config, others, &mut reasons);
+    reasons.refuse()?;
     let state = ContainerState {
-        users: users(&config, others)?,
-        addresses: driver.network().allocate(&config, others)?,
+        users,
+        addresses,
         boot_id: Some(driver.boot_id().to_owned()),
         ..ContainerState::default()
     };
     Ok(Recorded { config, state })
 }
 
-/// What `before` becomes with `settings`: what it has and may keep, it keeps.
+/// What `before` is to become with `settings`, whatever others have.
+pub(super) fn intended(
+    driver: &Driver,
+    before: &Recorded,
+    settings: &[(String, String)],
+) -> Intended {
+    let kind = Some(before.config.kind);
+    let mut intended = Intended::of(before.config.clone(), settings, kind, Reasons::default());
+    let Intended { config, reasons } = &mut intended;
+    if config.disk_image != before.config.disk_image {
+        reasons.extend([NodeError::DiskImageFixed { name: config.name.clone() }]);
+    } else if config.disk_image && config.limits.disk_bytes < before.config.limits.disk_bytes {
+        reasons.take(driver.refuse_smaller_disk(config));
+    }
+    let had = &before.config.network.ports;
+    let added = config.network.ports.iter().filter(|port| !had.contains(port));
+    reasons.extend(driver.network().unpublishable(config, &added.copied().collect::<Vec<_>>()));
+    intended
+}
+
+/// What `before` becomes of what is intended: what it has and may keep, it keeps.
 ///
 /// # Errors
-/// The first setting that is none, and every reason why the result cannot work beside `others`.
+/// Every reason why that cannot be beside `others`.
 pub(super) fn changed(
     driver: &Driver,
     (before, phase): (&Recorded, Phase),
-    settings: &[(String, String)],
+    intended: Intended,
     others: &[Recorded],
 ) -> Result<Recorded, NodeError> {
-    let mut changed = before.clone();
-    let config = &mut changed.config;
-    apply(config, settings)?;
-    check(config)?;
-    if config.disk_image != before.config.disk_image {
-        return Err(NodeError::DiskImageFixed { name: config.name.clone() });
-    }
-    if config.disk_image && config.limits.disk_bytes < before.config.limits.disk_bytes {
-        driver.refuse_smaller_disk(config)?;
-    }
+    let Intended { config, mut reasons } = intended;
+    let mut changed = Recorded { config, state: before.state.clone() };
+    let config = &changed.config;
     // What it uses as long as it runs is nobody else's.
     let stays = config.userns == before.config.userns
         && config.privileged == before.config.privileged
         && config.network.mode == before.config.network.mode;
     if phase.is_up() && !stays {
-        return Err(NodeError::NotDown { name: config.name.clone(), phase });
+        reasons.extend([NodeError::NotDown { name: config.name.clone(), phase }]);
     }
-    admitted(config, others)?;
+    reasons.take(admitted(config, others));
+    let had = &before.config.network.ports;
+    let added = config.network.ports.iter().filter(|port| !had.contains(port));
+    reasons.extend(taken(added, &config.id, others));
     let same = config.userns == before.config.userns || config.userns == UserNamespace::Auto;
     if !(same && before.state.users.is_some()) || config.privileged {
-        changed.state.users = users(&changed.config, others)?;
+        changed.state.users = reasons.take(users(config, others)).flatten();
     }
-    changed.state.addresses = driver.network().reallocate(&changed, others)?;
+    changed.state.addresses = driver.network().reallocate(&changed, others, &mut reasons);
+    reasons.refuse()?;
     Ok(changed)
 }
 
@@ -297,9 +381,14 @@ pub(super) fn create(
     wanted: &Wanted,
 ) -> Result<Claim, NodeError> {
     let id = ContainerId::random().map_err(NodeError::system("draw", "an identity".as_ref()))?;
-    let image = image(driver, wanted)?;
-    let config = describe(wanted, &image, id)?;
-    let claim = claims.claim(known, |others| settled(driver, config, others))?;
+    let image = match image(driver, wanted) {
+        Ok(image) => image,
+        Err(error) => return Err(describe(wanted, None, id)?.reasons.beside(error)),
+    };
+    let mut intended = describe(wanted, Some(&image), id)?;
+    let Intended { config, reasons } = &mut intended;
+    reasons.extend(driver.network().unpublishable(config, &config.network.ports));
+    let claim = claims.claim(known, |others| settled(driver, intended, others))?;
     make(driver, registry, claim.recorded(), |reservation| {
         let store = driver.store();
         match &wanted.private {
@@ -316,8 +405,8 @@ pub(super) fn create(
     Ok(claim)
 }
 
-/// Makes a container called `name` of `from`: its private files are copied as they are at one
-/// moment, for which one that runs stands still.
+/// Makes a container called `name` of `from`, with `settings` of its own: its private files are copied
+/// as they are at one moment, for which one that runs stands still.
 ///
 /// # Errors
 /// As [`create`].
@@ -327,7 +416,7 @@ pub(super) fn copy(
     claims: &Arc<Claims>,
     known: impl FnOnce() -> Vec<Recorded>,
     from: (&Recorded, Phase),
-    name: ContainerName,
+    (name, settings): (ContainerName, &[(String, String)]),
 ) -> Result<Claim, NodeError> {
     let (from, phase) = from;
     let id = ContainerId::random().map_err(NodeError::system("draw", "an identity".as_ref()))?;
@@ -341,7 +430,11 @@ pub(super) fn copy(
     }
     config.hostname = None;
     config.created_ms = super::state::now_ms();
-    let claim = claims.claim(known, |others| settled(driver, config, others))?;
+    let kind = Some(config.kind);
+    let mut intended = Intended::of(config, settings, kind, Reasons::default());
+    let Intended { config, reasons } = &mut intended;
+    reasons.extend(driver.network().unpublishable(config, &config.network.ports));
+    let claim = claims.claim(known, |others| settled(driver, intended, others))?;
     make(driver, registry, claim.recorded(), |reservation| {
         let still = (phase == Phase::Running).then(|| driver.stand_still(from)).transpose()?;
         reserve::copy(driver.store(), &driver.private(from), reservation)?;

@@ -23,7 +23,7 @@ use super::registry::{Recorded, Registry};
 use super::salvage::{self, Damaged};
 use super::sharing::Sharing;
 use super::target::{self, Known};
-use crate::container::config::{ContainerId, ContainerName, RestartPolicy};
+use crate::container::config::{ContainerConfig, ContainerId, ContainerName, RestartPolicy};
 use crate::host::store::StoreLock;
 use crate::host::{Store, reserve};
 
@@ -36,6 +36,9 @@ const AT_ONCE: usize = 8;
 pub struct SetDone {
     /// What Mica calls it.
     pub key: String,
+    /// What it is now, as `set` takes it; none if that is nothing, or one of several.
+    #[serde(default)]
+    pub value: Option<String>,
     /// Whether a running container follows already.
     pub live: bool,
     /// What a person should know: a limit that this host does not hold, or holds in part.
@@ -325,17 +328,24 @@ impl Node {
         Ok(self.enter(made.recorded().clone(), Ok(None)))
     }
 
-    /// Makes a container of another one; one that runs stands still while it is copied.
+    /// Makes a container of another one, with settings of its own; one that runs stands still while it is
+    /// copied.
     ///
     /// # Errors
     /// As [`Node::create`].
-    pub async fn copy(self: &Arc<Self>, from: &Handle, name: &str) -> Result<Handle, NodeError> {
+    pub async fn copy(
+        self: &Arc<Self>,
+        from: &Handle,
+        name: &str,
+        settings: Vec<(String, String)>,
+    ) -> Result<Handle, NodeError> {
         let name: ContainerName = name.parse()?;
         let node = Arc::clone(self);
         let copy = move |driver: &Driver, recorded: &Recorded, phase| {
             let known = || node.recorded();
             let from = (recorded, phase);
-            let made = create::copy(driver, &node.registry, &node.claims, known, from, name)?;
+            let wanted = (name, settings.as_slice());
+            let made = create::copy(driver, &node.registry, &node.claims, known, from, wanted)?;
             Ok((None, made))
         };
         let made = from.change(copy).await?;
@@ -348,6 +358,12 @@ impl Node {
     /// # Errors
     /// [`NodeError::Denied`], and why it failed.
     pub async fn ask(&self, handle: &Handle, request: Request) -> Result<Ended, NodeError> {
+        let view = handle.view();
+        if matches!(request, Request::Start | Request::Restart { .. }) && !view.phase.is_up() {
+            // Before anything is begun: it is no failed container that cannot be started now.
+            let driver = Arc::clone(&self.driver);
+            blocking(move || driver.refuse_taken_ports(&view.recorded)).await?;
+        }
         let done = handle.ask(request).await?;
         if handle.view().deleted {
             self.containers.write().remove(handle.id());
@@ -358,8 +374,8 @@ impl Node {
     /// Changes settings of a container, live where it runs and the setting can; all or none.
     ///
     /// # Errors
-    /// The first setting that is none, every reason why the result cannot work, and what the kernel
-    /// refuses; everything is as it was then.
+    /// Every reason why the result cannot be, and what the kernel refuses; everything is as it was
+    /// then.
     pub async fn set(
         self: &Arc<Self>,
         handle: &Handle,
@@ -368,8 +384,9 @@ impl Node {
         let node = Arc::clone(self);
         let (done, _claim) = handle
             .change(move |driver, recorded, phase| {
+                let intended = create::intended(driver, recorded, &settings);
                 let choose = |others: &[Recorded]| {
-                    create::changed(driver, (recorded, phase), &settings, others)
+                    create::changed(driver, (recorded, phase), intended, others)
                 };
                 let claim = node.claims.claim(|| node.recorded(), choose)?;
                 let changed = claim.recorded();
@@ -390,7 +407,8 @@ impl Node {
                         let notes = notes.iter().filter(|(about, _)| *about == key.name);
                         let notes = notes.map(|(_, note)| note.clone()).collect();
                         let live = key.live || !phase.is_up();
-                        done.push(SetDone { key: key.name.to_owned(), live, notes });
+                        let value = now(&changed.config, key.name);
+                        done.push(SetDone { key: key.name.to_owned(), value, live, notes });
                     }
                 }
                 // The claim goes with the answer: by then everybody sees the change.
@@ -460,6 +478,13 @@ impl Node {
             }
         }
     }
+}
+
+/// What a setting is, whichever of its names it goes by.
+fn now(config: &ContainerConfig, key: &str) -> Option<String> {
+    // The same limit in other units.
+    let key = if key == "limits.cpu.percent" { "limits.cpu" } else { key };
+    config.get(key).ok().flatten()
 }
 
 /// Containers that start and stop together, those that stop first first.

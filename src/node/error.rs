@@ -13,7 +13,7 @@ use crate::container::passwd::UserError;
 use crate::container::runtime::RuntimeError;
 use crate::container::spec::SpecError;
 use crate::host::launch::LaunchError;
-use crate::host::{HostError, RootError, StoreError};
+use crate::host::{HostError, RootError, StoreError, sentence};
 use crate::inspect::InspectError;
 
 /// Why something asked of the daemon was not done.
@@ -32,10 +32,13 @@ pub enum NodeError {
     #[error(transparent)]
     Key(#[from] KeyError),
     /// A configuration that cannot work.
-    #[error("this container cannot work: {}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Problems {
-        /// Every reason.
-        problems: Vec<Problem>,
+    #[error("this container cannot work: {0}")]
+    Problem(Problem),
+    /// More than one reason.
+    #[error("there are {} reasons against it:{}", reasons.len(), listed(reasons))]
+    Several {
+        /// All of them.
+        reasons: Vec<NodeError>,
     },
     /// Where its private files are is no matter of a setting any more.
     #[error(
@@ -46,7 +49,20 @@ pub enum NodeError {
         /// The container.
         name: ContainerName,
     },
-    /// An image that would have to be smaller, or that this host lets nobody resize in use.
+    /// An image that would have to be smaller.
+    #[error(
+        "the disk image of {name} has {now} and cannot shrink; `mica copy {name} NAME limits.disk={wanted}` makes a \
+         container of it with a smaller one"
+    )]
+    DiskShrinks {
+        /// The container.
+        name: ContainerName,
+        /// What it has.
+        now: String,
+        /// What was wanted.
+        wanted: String,
+    },
+    /// An image that this host lets nobody resize in use.
     #[error("{source}; stop {name} and set limits.disk again, or leave it as it is")]
     DiskImage {
         /// The container.
@@ -77,6 +93,17 @@ pub enum NodeError {
     NameTaken {
         /// The name.
         name: ContainerName,
+    },
+    /// A port of the host leads to another container, or will when that runs.
+    #[error(
+        "port {port} of the host is published by {holder} already; publish another one, or take it back there \
+         (mica set {holder} port=)"
+    )]
+    PortTaken {
+        /// The host's end of it.
+        port: String,
+        /// Whose.
+        holder: ContainerName,
     },
     /// The phase of the container does not allow it.
     #[error("{name}: {denial}")]
@@ -258,6 +285,11 @@ pub enum NodeError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// One line for each.
+fn listed(reasons: &[NodeError]) -> String {
+    reasons.iter().map(|reason| format!("\n- {}", sentence(reason))).collect()
 }
 
 impl NodeError {

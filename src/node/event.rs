@@ -41,6 +41,8 @@ pub enum EventKind {
     OutOfMemory,
     /// Its mount process died.
     RootLost,
+    /// The process that watches it was killed.
+    MonitorLost,
     /// Its health check succeeds.
     Healthy,
     /// Its health check fails.
@@ -68,6 +70,7 @@ impl EventKind {
             Self::Deleted => "deleted",
             Self::OutOfMemory => "out-of-memory",
             Self::RootLost => "root-lost",
+            Self::MonitorLost => "monitor-lost",
             Self::Healthy => "healthy",
             Self::Unhealthy => "unhealthy",
             Self::Alert => "alert",

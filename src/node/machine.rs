@@ -10,6 +10,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::driver::{Driver, Hurry, Life, Seen};
@@ -37,6 +39,8 @@ pub struct View {
     pub health: Option<Health>,
     /// Whether it lost its root and is being taken down.
     pub degraded: bool,
+    /// Whether nobody keeps its output any more, nor sees how its init ends.
+    pub unwatched: bool,
     /// Why its description cannot be read, if it cannot.
     pub damage: Option<Arc<str>>,
     /// Whether the container is gone.
@@ -65,6 +69,9 @@ enum Command {
         life: u64,
     },
     RootLost {
+        life: u64,
+    },
+    MonitorLost {
         life: u64,
     },
     RestartDue {
@@ -183,6 +190,7 @@ pub struct Machine {
     init: Option<u32>,
     health: Option<Health>,
     degraded: bool,
+    unwatched: bool,
     /// Why its description cannot be read: then it is deleted, or left alone.
     damage: Option<Arc<str>>,
     /// Starts in a row by the restart policy.
@@ -222,6 +230,7 @@ impl Machine {
             init: None,
             health: None,
             degraded: false,
+            unwatched: false,
             damage: None,
             deleted: false,
         };
@@ -239,6 +248,7 @@ impl Machine {
             init: None,
             health: None,
             degraded: false,
+            unwatched: false,
             damage: damage.map(Arc::from),
             tries: 0,
             hurry: Arc::new(Hurry::default()),
@@ -280,6 +290,7 @@ impl Machine {
             init: self.init,
             health: self.health,
             degraded: self.degraded,
+            unwatched: self.unwatched && self.queue.phase().is_up(),
             damage: self.damage.clone(),
             deleted: self.queue.is_deleted(),
         }));
@@ -316,6 +327,9 @@ impl Machine {
                     self.queue.root_lost();
                 }
             }
+            Command::MonitorLost { life } if life == self.life && self.queue.phase().is_up() => {
+                self.lose_monitor();
+            }
             Command::RestartDue { life } if life == self.life && self.recorded.state.wanted => {
                 self.recorded.state.restarts = self.recorded.state.restarts.saturating_add(1);
                 // A queue that is full, or of a deleted container, needs no restart.
@@ -334,6 +348,7 @@ impl Machine {
             // News of a life that is over.
             Command::InitEnded { .. }
             | Command::RootLost { .. }
+            | Command::MonitorLost { .. }
             | Command::RestartDue { .. }
             | Command::Health { .. } => {}
         }
@@ -611,7 +626,12 @@ impl Machine {
         self.life += 1;
         self.init = Some(life.init);
         self.degraded = false;
+        self.unwatched = false;
         let number = self.life;
+        match life.monitor_ended {
+            Some(monitor) => self.watch_monitor(monitor, &life.init_ended, number),
+            None => self.lose_monitor(),
+        }
         self.watch(life.init_ended, Command::InitEnded { life: number });
         if let Some(mount) = life.mount_ended {
             self.watch(mount, Command::RootLost { life: number });
@@ -629,19 +649,56 @@ impl Machine {
         }
     }
 
+    fn lose_monitor(&mut self) {
+        self.unwatched = true;
+        let lost = "its monitor was killed: its output is not kept any more, and how it ends will not be known";
+        self.tell(EventKind::MonitorLost, lost);
+    }
+
+    /// Sends a command to itself once the monitor has ended before the init did.
+    fn watch_monitor(&self, monitor: OwnedFd, init: &OwnedFd, life: u64) {
+        let init = match init.try_clone() {
+            Ok(init) => init,
+            Err(error) => return tracing::error!(%error, "a monitor cannot be watched"),
+        };
+        let own = self.own.clone();
+        tokio::spawn(async move {
+            ended(monitor).await;
+            // In its own time it ends after the init, which can be seen by then.
+            if !has_ended(&init)
+                && let Some(own) = own.upgrade()
+            {
+                // A machine that ended needs no news.
+                let _sent = own.send(Command::MonitorLost { life });
+            }
+        });
+    }
+
     /// Sends a command to itself once the process behind a pidfd has ended.
     fn watch(&self, process: OwnedFd, news: Command) {
         let own = self.own.clone();
         tokio::spawn(async move {
-            match awaited(process) {
-                // Readable means ended, and stays so; a watch that cannot wait says so at once.
-                Ok(process) => drop(process.readable().await),
-                Err(error) => tracing::error!(%error, "a process cannot be watched"),
-            }
+            ended(process).await;
             if let Some(own) = own.upgrade() {
                 // A machine that ended needs no news.
                 let _sent = own.send(news);
             }
         });
     }
+}
+
+/// Waits until the process behind a pidfd has ended; one that cannot be waited for has.
+async fn ended(process: OwnedFd) {
+    match awaited(process) {
+        // Readable means ended, and stays so; a watch that cannot wait says so at once.
+        Ok(process) => drop(process.readable().await),
+        Err(error) => tracing::error!(%error, "a process cannot be watched"),
+    }
+}
+
+/// Whether the process behind a pidfd has ended.
+fn has_ended(process: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0)
 }

@@ -18,6 +18,7 @@ pub mod life;
 pub mod machine;
 pub mod phase;
 pub mod queue;
+mod reasons;
 pub mod registry;
 pub mod restart;
 mod salvage;

@@ -27,6 +27,9 @@ pub const OBJECT: &[u8] = b"trusted.mica.object";
 pub const INO: &[u8] = b"trusted.mica.ino";
 /// An empty file that stands for the character device 0:0.
 pub const RDEV: &[u8] = b"trusted.mica.rdev";
+/// A place for a mount that whoever starts containers made: no change of the container's own. It is
+/// set through the mount, and so stored as a container's attribute is.
+pub const PLACED: &[u8] = b"trusted.mica.mica.placed";
 /// What a metadata-only copy has to get back if its copy-up is cut short.
 pub const FILLING: &[u8] = b"trusted.mica.filling";
 /// An index entry all of whose tree names are in the upper directory.
@@ -195,6 +198,8 @@ pub struct Marks {
     pub metacopy: bool,
     /// See [`RDEV`].
     pub rdev: bool,
+    /// See [`PLACED`].
+    pub placed: bool,
     /// See [`FILLING`].
     pub filling: Option<Filling>,
 }
@@ -232,6 +237,7 @@ impl Marks {
                 REDIRECT => marks.redirect = Some(value()?),
                 METACOPY => marks.metacopy = true,
                 RDEV => marks.rdev = true,
+                PLACED => marks.placed = true,
                 FILLING => {
                     marks.filling = Some(
                         Filling::decode(&value()?)

@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::upper::is_placed;
 use super::{Node, NodeId, Place, Removed, Union, UnionError};
 use crate::layer::{FileKind, Inode, LayerPath, TreeIno};
 use crate::private::listing::UpperKind;
-use crate::private::marks;
+use crate::private::marks::{self, Marks};
 use crate::sys::inode;
 
 /// What others must be told of a revert.
@@ -176,6 +177,8 @@ impl Union {
                     told(reverted);
                     return Ok(None);
                 }
+                // Something is mounted there while the container runs.
+                None if self.is_unused_place(&node)? => return Ok(None),
                 Some(_) | None if node.kind == FileKind::Directory => {
                     self.remove_all(parent, name, &node, told)?;
                 }
@@ -190,6 +193,14 @@ impl Union {
         reverted.names.push((parent.id(), name.to_vec()));
         told(reverted);
         Ok(None)
+    }
+
+    /// Whether a node is a place for a mount and nothing more.
+    fn is_unused_place(&self, node: &Arc<Node>) -> Result<bool, UnionError> {
+        let fd = self.descriptor(node)?;
+        let placed = is_placed(&Marks::read(&fd)?, &inode::status(&fd)?);
+        let unused = || Ok::<_, UnionError>(crate::private::listing::read_upper(&*fd)?.is_empty());
+        Ok(placed && (node.kind != FileKind::Directory || unused()?))
     }
 
     fn revive_all(

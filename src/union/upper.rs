@@ -73,6 +73,24 @@ pub struct Entry {
     pub origin: Option<TreeIno>,
 }
 
+impl Entry {
+    /// Whether it is nothing but a place for a mount, which the container did not make.
+    #[must_use]
+    pub fn is_placed(&self) -> bool {
+        is_placed(&self.marks, &self.status)
+    }
+}
+
+/// Whether an inode is nothing but a place for a mount: one that was used since is more.
+pub(super) fn is_placed(marks: &Marks, status: &Status) -> bool {
+    let unused = match status.mode & libc::S_IFMT {
+        libc::S_IFREG => status.size == 0 && status.nlink == 1,
+        libc::S_IFDIR => true,
+        _ => false,
+    };
+    marks.placed && marks.origin.is_none() && unused
+}
+
 /// Where the bytes of a private regular file are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bytes {

@@ -69,6 +69,10 @@ fn what_means_nothing_is_answered_with_the_nearest_name() {
     );
     refused(&["template", "diff", "debian:12", "debian:13"], &["did you mean \"debian:12\"?"]);
     refused(&["template", "check", "debian"], &["did you mean \"debian:12\"?"]);
+    refused(
+        &["template", "tree", "debian"],
+        &["\"debian:latest\", which there is not", "did you mean \"debian:12\"?"],
+    );
     refused(&["template", "check", "x*"], &["x*"]);
     refused(&["layer", "tree", "debian:12"], &["no layer is called", "mica template history"]);
     refused(&["layer", "show", "f"], &["no layer is called", "2 digits"]);

@@ -45,6 +45,16 @@ fn a_disk_image_holds_exactly_grows_and_goes_with_its_container() {
     stage.mica(["start", "c1"]);
     fill("c1");
     assert!((40..64).contains(&length("c1")), "{} MiB", length("c1"));
+    // What does not fit into a smaller disk makes no container.
+    let small = ["copy", "c1", "small", "limits.disk=24MiB"];
+    assert!(shrunk.contains("mica copy c1 NAME limits.disk=20MiB"), "{shrunk}");
+    stage.refused(small);
+    stage.mica(["exec", "c1", "--", "rm", "/root/big"]);
+    stage.mica(small);
+    stage.mica(["start", "small"]);
+    fill("small");
+    assert!((10..24).contains(&length("small")), "{} MiB", length("small"));
+    fill("c1");
     // A copy of the running one has a disk of its own.
     stage.mica(["copy", "c1", "c2"]);
     stage.mica(["exec", "c1", "--", "rm", "/root/big"]);

@@ -68,7 +68,14 @@ fn a_killed_monitor_loses_the_status_and_nothing_else() {
         .into_iter()
         .find(|(_, words)| words.contains("container-monitor") && words.contains(&id))
         .expect("a monitor");
+    assert_eq!(stage.info("c1")["unwatched"], false);
     Command::new("kill").args(["-KILL", &monitor.0.to_string()]).succeed();
+    stage.await_info("c1", "its loss is told", |info| info["unwatched"] == true);
+    assert!(stage.mica(["ps"]).contains("unwatched"));
+    assert!(stage.mica(["info", "c1"]).contains("mica restart c1"));
+    stage.kill_daemon();
+    stage.start_daemon(&[]);
+    assert_eq!(stage.info("c1")["unwatched"], true);
     assert_eq!(stage.mica(["exec", "c1", "--", "echo", "here"]).trim(), "here");
     stage.mica(["stop", "--kill", "c1"]);
     assert_eq!(stage.phase("c1"), "stopped");

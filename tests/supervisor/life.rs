@@ -34,6 +34,31 @@ fn a_command_runs_once_and_its_status_passes_through() {
 }
 
 #[test]
+fn places_for_mounts_are_no_change_and_a_revert_leaves_them() {
+    let stage = Stage::new("supervisor-places");
+    let volume = "volume=/etc/hostname:/srv/name";
+    stage.create("c1", &[volume], &["sleep", "1000"]);
+    stage.mica(["start", "c1"]);
+    assert_eq!(stage.mica(["diff", "c1"]), "");
+    stage.mica(["exec", "c1", "--", "touch", "/etc/own"]);
+    assert!(stage.refused(["revert", "c1", "/etc/hosts"]).contains("place for a mount"));
+    stage.mica(["revert", "c1", "/etc", "/srv"]);
+    let there = "! [ -e /etc/own ] && [ -s /srv/name ] && grep -q c1 /etc/hosts";
+    stage.mica(["exec", "c1", "--", "sh", "-c", there]);
+    stage.mica(["stop", "--kill", "c1"]);
+    assert_eq!(stage.mica(["diff", "c1"]), "");
+    stage.mica(["revert", "c1", "/"]);
+    stage.mica(["start", "c1"]);
+    stage.mica(["exec", "c1", "--", "sh", "-c", there]);
+    // What the container itself puts there is its own.
+    stage.mica(["stop", "--kill", "c1"]);
+    let private = stage.info("c1")["private"].as_str().expect("a path").to_owned();
+    std::fs::write(format!("{private}/upper/srv/name"), "used").expect("written");
+    let changed = stage.ask(["diff", "c1"]).stdout;
+    assert!(String::from_utf8_lossy(&changed).contains("A /srv/name"), "{changed:?}");
+}
+
+#[test]
 fn a_command_that_cannot_run_is_told_alike_by_both_runtimes() {
     let stage = Stage::new("supervisor-command");
     // A volume may bring the command, so that only the runtime knows.
@@ -113,6 +138,11 @@ fn commands_fan_out_by_pattern_and_label_and_the_worst_status_counts() {
     let mut lines: Vec<&str> = said.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["web1  web1", "web2  web2"]);
+    // In the order of their names, whoever is faster.
+    let slow = "[ $(hostname) = web1 ] && sleep 0.3; hostname";
+    let said = stage.mica(["exec", "web*", "--", "sh", "-c", slow]);
+    let names: Vec<&str> = said.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.is_sorted() && names.len() > 1, "{said}");
     let worst = stage.ask(["exec", "--all", "--", "sh", "-c", "[ $(hostname) = db1 ] && exit 9"]);
     assert_eq!(worst.status.code(), Some(9), "{worst:?}");
     assert_eq!(stage.mica(["exec", "label=role=db", "--", "hostname"]).trim(), "db1  db1");

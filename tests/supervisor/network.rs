@@ -1,6 +1,7 @@
 //! Containers that reach each other, and are reached; in a network namespace of the daemon's own.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use crate::stage::{Stage, TEMPLATE};
 use crate::support::{Scratch, Store, Succeed, again_until};
@@ -51,6 +52,31 @@ fn containers_have_addresses_names_and_published_ports_and_leave_no_link() {
     assert_eq!(stage.info("web1")["addresses"][0], "10.88.0.11");
     let taken = stage.refused(["create", "web2", TEMPLATE, "--ip", "10.88.0.11", "--", "true"]);
     assert!(taken.contains("10.88.0.11"), "{taken}");
+    // A port that a container has, running or not, or a program of the host.
+    let mut held = String::new();
+    let listen = "import socket, time; s = socket.create_server(('', 9000)); print('on', flush=True); time.sleep(1e6)";
+    let mut program = on_host(&stage, &["python3", "-c", listen]).stdout(Stdio::piped()).start();
+    let out = program.stdout.take().expect("a pipe");
+    BufReader::new(out).read_line(&mut held).expect("it listens");
+    let publish = ["-p", "127.0.0.1:8080:80", "-p", "9000:80", "-p", "9001:80"];
+    let taken =
+        stage.refused([&["create", "web2", TEMPLATE][..], &publish, &["--", "true"]].concat());
+    assert!(taken.contains("published by web1") && taken.contains("python3 (process"), "{taken}");
+    assert!(!taken.contains("9001"), "{taken}");
+    stage.mica(["create", "web2", TEMPLATE, "-p", "9001:80", "--", "true"]);
+    let taken = stage.refused(["set", "web2", "port=8080:81,9000:80"]);
+    assert!(taken.contains("published by web1") && taken.contains("python3 (process"), "{taken}");
+    program.kill().and_then(|()| program.wait()).expect("ours");
+    stage.mica(["set", "web2", "port=9000:80"]);
+    // One that is taken when it is started is refused then, and that is no failure of its own.
+    let mut program = on_host(&stage, &["python3", "-c", listen]).stdout(Stdio::piped()).start();
+    let out = program.stdout.take().expect("a pipe");
+    BufReader::new(out).read_line(&mut held).expect("it listens");
+    let taken = stage.refused(["start", "web2"]);
+    assert!(taken.contains("9000/tcp of the host is in use by python3"), "{taken}");
+    assert_eq!(stage.phase("web2"), "created");
+    program.kill().and_then(|()| program.wait()).expect("ours");
+    stage.mica(["delete", "web2"]);
     again_until("the service answers by its name", || {
         let said = stage.ask(["exec", "client", "--", "python3", "-c", FETCH]);
         String::from_utf8_lossy(&said.stdout).ends_with("web1\n")
@@ -118,18 +144,17 @@ fn two_stores_on_one_host_take_nothing_from_each_other() {
     stage.mica(["create", "a1", TEMPLATE, "-p", "8080:80", "--", "sleep", "1000"]);
     stage.mica(["start", "a1"]);
     let second = Second::beside(&stage);
-    second
-        .mica(&["create", "b1", "small:1", "-p", "8080:80", "--", "/bin/sleep", "1000"])
-        .succeed();
+    // A port leads to one of them, and who has it keeps it.
+    let create = ["create", "b1", "small:1", "-p", "8080:80", "--", "/bin/sleep", "1000"];
+    let taken = second.mica(&create).refuse();
+    let first = stage.store.path().display().to_string();
+    assert!(taken.contains("8080/tcp") && taken.contains(&first), "{taken}");
+    second.mica(&create.map(|word| if word == "8080:80" { "8081:80" } else { word })).succeed();
     let info = second.mica(&["info", "--json", "b1"]).succeed();
     let info: serde_json::Value = serde_json::from_str(&info).unwrap();
     let address = info["addresses"][0].as_str().unwrap().to_owned();
     assert!(address.starts_with("10.89."), "{info}");
     assert_eq!(stage.info("a1")["addresses"][0], "10.88.0.2");
-    // A port leads to one of them, and who has it keeps it.
-    let taken = second.mica(&["start", "b1"]).refuse();
-    assert!(taken.contains("published by another container"), "{taken}");
-    second.mica(&["set", "b1", "port=8081:80"]).succeed();
     second.mica(&["start", "b1"]).succeed();
     let tables = host(&["nft", "list", "tables"]);
     assert!(tables.contains("inet mica\n") && tables.contains("inet micab\n"), "{tables}");

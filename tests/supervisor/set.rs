@@ -28,8 +28,8 @@ fn settings_hold_at_once_and_after_a_restart() {
     stage.mica(["start", "c1"]);
     assert_eq!(kernel_memory(&stage, "c1"), (64 << 20).to_string());
     let said = stage.mica(["set", "c1", "limits.memory=96MiB", "hostname=other", "--cpus", "0.5"]);
-    assert!(said.contains("limits.memory set\n"), "{said}");
-    assert!(said.contains("hostname set (at its next start)"), "{said}");
+    assert!(said.contains("c1: limits.memory=96MiB\n"), "{said}");
+    assert!(said.contains("c1: hostname=other, from its next start on\n"), "{said}");
     assert_eq!(kernel_memory(&stage, "c1"), (96 << 20).to_string());
     stage.kill_daemon();
     stage.start_daemon(&[]);
@@ -38,11 +38,12 @@ fn settings_hold_at_once_and_after_a_restart() {
     assert_eq!(kernel_memory(&stage, "c1"), (96 << 20).to_string());
     assert_eq!(stage.mica(["exec", "c1", "--", "hostname"]).trim(), "other");
     // A value of nothing takes it back.
-    stage.mica(["set", "c1", "hostname="]);
+    let said = stage.mica(["set", "c1", "hostname="]);
+    assert!(said.contains("c1: hostname taken back, from its next start on\n"), "{said}");
     assert!(stage.info("c1")["settings"].get("hostname").is_none());
     // All or none: the first of two is not made when the second is wrong.
-    let wrong = stage.refused(["set", "c1", "limits.memory=32MiB", "limits.memroy=1"]);
-    assert!(wrong.contains("did you mean"), "{wrong}");
+    let wrong = stage.refused(["set", "c1", "limits.memory=32MiB", "limits.memroy=1", "--cpus=x"]);
+    assert!(wrong.contains("did you mean") && wrong.contains("limits.cpu:"), "{wrong}");
     assert_eq!(stage.info("c1")["settings"]["limits.memory"], "96MiB");
 }
 
@@ -96,6 +97,31 @@ fn what_cannot_work_is_refused_with_every_reason_and_leaves_nothing() {
     for part in ["10.88.0.5", "80:80", "CHOWN", "alert.memory"] {
         assert!(both.contains(part), "{part}: {both}");
     }
+    // Values that are none, under whatever name, beside what cannot work together and a name that is
+    // taken; what only a wrong value lets look wrong is not told.
+    let every = stage.refused([
+        "create",
+        ".bad",
+        "debain:12",
+        "limits.memory=lots",
+        "alert.memory=90%",
+        "limits.memroy=1",
+        "--ip",
+        "10.88.0.999",
+        "--ip",
+        "10.88.0.11",
+        "-p",
+        "99999:80,nonsense",
+        "cap.add=CHOWN",
+        "cap.drop=CHOWN",
+        "--",
+        "true",
+    ]);
+    for part in [".bad", "debain:12", "lots", "memroy", ".999", "99999", "nonsense", "CHOWN"] {
+        assert!(every.contains(part), "{part}: {every}");
+    }
+    assert_eq!(every.lines().count(), 9, "{every}");
+    assert!(every.contains("there are 8 reasons"), "{every}");
     let swapped = stage.refused(["create", TEMPLATE, "web1", "--", "true"]);
     assert!(swapped.contains("mica create web1"), "{swapped}");
     let huge = stage.refused([

@@ -6,7 +6,7 @@ use clap::builder::ArgAction;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueHint};
 
 use super::Json;
-use crate::container::config::{KEYS, Key};
+use crate::container::config::{KEYS, Key, OWN_UNITS};
 
 /// Settings that are shown in the help of `create` and `run`; docs/CONTAINERS.md has all.
 const SHOWN: [&str; 18] = [
@@ -45,6 +45,12 @@ const FLAGS: [&str; 8] = [
 /// Names that mean something else on a command line.
 const OTHERS: [&str; 8] = ["h", "help", "version", "store", "quiet", "json", "name", "all"];
 
+/// Names whose values are not those of the setting itself, or, as in `--onboot yes`, always there: they
+/// are options of their own.
+fn own_names() -> impl Iterator<Item = &'static str> {
+    OWN_UNITS.into_iter().chain(["onboot"])
+}
+
 /// Settings under any of their names, as options: `--memory 1G`, `-p 8080:80`, `--ipadd …`.
 #[derive(Debug, Clone, Default)]
 pub(in crate::cli) struct Settings(pub(in crate::cli) Vec<(String, String)>);
@@ -56,7 +62,8 @@ const PREFIXED: [(&str, char, &str); 2] = [
 ];
 
 fn option(key: &'static Key) -> Arg {
-    let longs = key.aliases.iter().filter(|alias| alias.len() > 1 && !OTHERS.contains(alias));
+    let own = |alias: &&&str| !OTHERS.contains(alias) && own_names().all(|own| own != **alias);
+    let longs = key.aliases.iter().filter(|alias| alias.len() > 1).filter(own);
     let shorts = key.aliases.iter().filter(|alias| !OTHERS.contains(alias));
     let shorts = shorts.filter_map(|alias| {
         let mut letters = alias.chars();
@@ -85,6 +92,10 @@ impl Args for Settings {
         for key in KEYS {
             command = command.arg(option(key));
         }
+        for name in own_names() {
+            let option = Arg::new(name).long(name).value_name("VALUE").hide(true);
+            command = command.arg(option.help_heading("Settings").action(ArgAction::Append));
+        }
         for (name, letter, help) in PREFIXED {
             let option =
                 Arg::new(name).long(name).short(letter).help(help).value_name("NAME=VALUE");
@@ -100,7 +111,8 @@ impl Args for Settings {
 
 impl FromArgMatches for Settings {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let names = KEYS.iter().map(|key| key.name).chain(PREFIXED.map(|(name, ..)| name));
+        let names = KEYS.iter().map(|key| key.name).chain(own_names());
+        let names = names.chain(PREFIXED.map(|(name, ..)| name));
         let mut found: Vec<(usize, String, String)> = Vec::new();
         for name in names {
             let values = matches.get_many::<String>(name).into_iter().flatten();
@@ -201,7 +213,8 @@ pub(in crate::cli) struct Stop {
     pub(in crate::cli) kill: bool,
 }
 
-/// Output of several is prefixed with their names; the exit status is the worst.
+/// Output of several is prefixed with their names, and in their order where all end within a second; the
+/// exit status is the worst.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Exec {
     #[command(flatten)]
@@ -328,6 +341,11 @@ pub(in crate::cli) struct Copy {
     pub(in crate::cli) container: String,
     /// The new one's name
     pub(in crate::cli) name: String,
+    /// Settings of its own; it has those of the first one otherwise, but for addresses, ports and host name
+    #[arg(value_name = "KEY=VALUE")]
+    pub(in crate::cli) pairs: Vec<String>,
+    #[command(flatten)]
+    pub(in crate::cli) settings: Settings,
 }
 
 #[derive(Debug, Args)]

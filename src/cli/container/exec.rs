@@ -1,19 +1,20 @@
 //! `mica exec CT… -- COMMAND`, `mica enter CT`, `mica console CT`
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use parking_lot::Mutex;
 use serde_json::json;
 
+use super::paper::{Paper, Stream};
 use super::session::{self, Terminal};
 use super::{FAILED, status, targets};
 use crate::api::wire::{self, ContainerAnswer, Size};
 use crate::api::{Client, at};
 use crate::cli::arguments::{Console, Enter, Exec};
 use crate::cli::output::{Output, complain};
+use crate::container::config::Kind;
 use crate::container::console::Frame;
 use crate::host::sentence;
 
@@ -74,19 +75,14 @@ fn carry(client: &Client, one: &ContainerAnswer, asked: &wire::Exec) -> Result<i
 /// Runs the command in all of them at once; answers the worst status.
 fn fan_out(store: &Path, all: &[ContainerAnswer], asked: &wire::Exec) -> i32 {
     let width = all.iter().map(|one| one.name.as_str().len()).max().unwrap_or(0);
-    // Lines of two containers do not mix.
-    let paper = Mutex::new(());
-    let run = |one: &ContainerAnswer| -> Result<i32> {
+    let paper = Paper::new(all.len());
+    let run = |place: usize, one: &ContainerAnswer| -> Result<i32> {
         let connection = Client::connect(store)?.streams(&at(one.id.as_str(), "exec"), asked)?;
         let mut parts = [Vec::new(), Vec::new()];
         let prefix = format!("{:width$}  ", one.name.as_str());
         let print = |stream: usize, line: &[u8]| {
-            let text = [prefix.as_bytes(), line].concat();
-            let _alone = paper.lock();
-            match stream {
-                0 => io::stdout().lock().write_all(&text),
-                _ => io::stderr().lock().write_all(&text),
-            }
+            let stream = if stream == 0 { Stream::Output } else { Stream::Error };
+            paper.say(place, stream, [prefix.as_bytes(), line].concat())
         };
         let ended = session::relay(connection, Terminal::None, false, None, &mut |frame| {
             let (stream, bytes) = match frame {
@@ -111,7 +107,16 @@ fn fan_out(store: &Path, all: &[ContainerAnswer], asked: &wire::Exec) -> i32 {
     };
     std::thread::scope(|scope| {
         let run = &run;
-        let running: Vec<_> = all.iter().map(|one| scope.spawn(move || run(one))).collect();
+        let paper = &paper;
+        let start = |(place, one)| {
+            scope.spawn(move || {
+                let ended = run(place, one);
+                paper.end(place)?;
+                ended
+            })
+        };
+        let running: Vec<_> = all.iter().enumerate().map(start).collect();
+        scope.spawn(|| paper.be_patient());
         let ended = running.into_iter().zip(all).map(|(running, one)| match running.join() {
             Ok(Ok(status)) => status,
             Ok(Err(error)) => {
@@ -142,9 +147,20 @@ pub(in crate::cli) fn enter(wanted: &Enter, store: &Path) -> Result<ExitCode> {
 
 pub(in crate::cli) fn console(wanted: &Console, store: &Path, output: Output) -> Result<ExitCode> {
     let client = Client::connect(store)?;
-    let connection = client.streams(&at(&wanted.container, "attach"), &json!({}))?;
-    if io::stdin().is_terminal() {
-        output.note(format!("this is the console of {}; Ctrl-a q leaves it", wanted.container));
+    let one: ContainerAnswer = client.get(&at(&wanted.container, ""))?;
+    let has_terminal = one.kind == Kind::System || one.settings.contains_key("terminal");
+    let at_terminal = io::stdin().is_terminal();
+    // Only pipes end with their input: at a terminal's other end nobody would ever leave.
+    if !at_terminal && (has_terminal || !one.settings.contains_key("interactive")) {
+        let name = &one.name;
+        bail!(
+            "the console of {name} is for a terminal, and standard input is none; `mica logs -f {name}` shows \
+             what it writes, `mica exec {name} -- COMMAND` runs a command"
+        );
+    }
+    let connection = client.streams(&at(one.id.as_str(), "attach"), &json!({}))?;
+    if at_terminal {
+        output.note(format!("this is the console of {}; Ctrl-a q leaves it", one.name));
     }
     Ok(status(session::carry(connection, Terminal::Console, true, None)?))
 }

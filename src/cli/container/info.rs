@@ -33,6 +33,7 @@ pub(in crate::cli) fn run(name: &str, json: bool, store: &Path, output: Output) 
         ("id", one.id.to_string()),
         ("status", status(one)),
         ("failure", one.failure.clone().unwrap_or_default()),
+        ("note", if one.unwatched { unwatched(one.name.as_str()) } else { String::new() }),
         ("template", one.template.clone()),
         ("command", crate::container::config::unwords(&one.command)),
         ("created", time(one.created_ms)),
@@ -86,4 +87,12 @@ pub(in crate::cli) fn run(name: &str, json: bool, store: &Path, output: Output) 
         output.table(&["SETTING", "VALUE", "DOES NOT HOLD HERE"], &rows)?;
     }
     Ok(true)
+}
+
+/// What it means that nobody watches a container, and what to do about it.
+fn unwatched(name: &str) -> String {
+    format!(
+        "the process that watches it was killed: its output is not kept any more, and how it ends will not be \
+         known; `mica restart {name}` gives it another"
+    )
 }

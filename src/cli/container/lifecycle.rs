@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
-use super::{each, targets};
-use crate::api::wire::{ContainerAnswer, Done};
+use super::{each, settings, targets};
+use crate::api::wire::{self, ContainerAnswer, Done};
 use crate::api::{Client, at};
 use crate::cli::arguments::{Copy, Delete, Rename, Stop, Targets};
 use crate::cli::output::Output;
@@ -83,7 +83,8 @@ pub(in crate::cli) fn rename(wanted: &Rename, store: &Path, output: Output) -> R
 }
 
 pub(in crate::cli) fn copy(wanted: &Copy, store: &Path, output: Output) -> Result<ExitCode> {
-    let body = json!({ "name": wanted.name });
+    let settings = settings(&wanted.pairs, &wanted.settings)?;
+    let body = wire::Copy { name: wanted.name.clone(), settings };
     let client = Client::connect(store)?;
     let made: ContainerAnswer = client.post(&at(&wanted.container, "copy"), &body)?;
     output.remark(format!("{} created from {}", made.name, wanted.container))?;

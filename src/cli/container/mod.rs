@@ -5,6 +5,7 @@ pub(super) mod exec;
 pub(super) mod info;
 pub(super) mod lifecycle;
 pub(super) mod logs;
+mod paper;
 pub(super) mod ps;
 mod session;
 pub(super) mod set;

@@ -58,6 +58,7 @@ pub(super) fn status(one: &ContainerAnswer) -> String {
         (health.unwrap_or_default(), health.is_some()),
         ("damaged", one.damaged),
         ("degraded", one.degraded),
+        ("unwatched", one.unwatched),
         ("privileged", one.privileged),
     ] {
         if yes {

@@ -43,12 +43,24 @@ pub(in crate::cli) fn run(wanted: &Set, store: &Path, output: Output) -> Result<
             return output.json(&json!({ "name": one.name, "set": done }));
         }
         for done in done {
-            let when = if done.live { "" } else { " (at its next start)" };
-            output.remark(format!("{}: {} set{when}", one.name, done.key))?;
+            output.remark(format!("{}: {}", one.name, told(&done)))?;
             for note in done.notes {
                 output.note(format!("{}: {note}", one.name));
             }
         }
         Ok(())
     })
+}
+
+/// What became of a setting.
+fn told(done: &SetDone) -> String {
+    let what = match &done.value {
+        Some(value) => format!("{}={value}", done.key),
+        // Which variable or label it was is what somebody just wrote.
+        None if ["environment", "label"].contains(&done.key.as_str()) => {
+            format!("{} set", done.key)
+        }
+        None => format!("{} taken back", done.key),
+    };
+    if done.live { what } else { format!("{what}, from its next start on") }
 }

@@ -98,7 +98,8 @@ pub(in crate::cli) fn run(wanted: &Top, store: &Path, output: Output) -> Result<
 fn as_json(row: &Row) -> serde_json::Value {
     json!({
         "usage": row.now,
-        "cpu_percent": row.cpu_percent,
+        // Nothing measures more than that.
+        "cpu_percent": (row.cpu_percent * 100.0).round() / 100.0,
         "io_read_bytes_per_s": row.read_per_s,
         "io_written_bytes_per_s": row.written_per_s,
         "received_bytes_per_s": row.received_per_s,

@@ -90,6 +90,43 @@ pub enum Problem {
     CapabilityBoth(String),
 }
 
+impl Problem {
+    /// Whether it may be none once the value of `key` is known: one that was refused is not.
+    #[must_use]
+    pub fn hangs_on(&self, key: &str) -> bool {
+        match self {
+            Self::NoCommand => key == "command",
+            Self::HostUsers | Self::PrivilegedRange(_) => ["privileged", "userns"].contains(&key),
+            Self::NestingApplication => key == "nesting",
+            Self::AddressWithoutNetwork { .. } => ["network", "ip"].contains(&key),
+            Self::PortWithoutNetwork { .. } => ["network", "port"].contains(&key),
+            Self::PortTwice(_) => key == "port",
+            Self::GuaranteeOverLimit { what } => {
+                [format!("limits.{what}"), format!("guarantee.{what}")]
+                    .iter()
+                    .any(|own| key.starts_with(own))
+            }
+            Self::AlertWithoutLimit { what } => key.starts_with(&format!("limits.{what}")),
+            Self::ImageWithoutSize => ["limits.disk", "disk-image"].contains(&key),
+            Self::ImageOfPrivate => key == "disk-image",
+            Self::InitOfSystem | Self::NoInit => key == "init",
+            Self::HealthWithoutCommand => key == "health.command",
+            Self::TooLittleMemory { .. } => key == "limits.memory",
+            Self::VolumeTwice(_) | Self::VolumeTarget(_) => key == "volume",
+            Self::CapabilityBoth(_) => ["cap.add", "cap.drop"].contains(&key),
+        }
+    }
+
+    /// Whether it is one for containers of one kind only.
+    #[must_use]
+    pub fn hangs_on_kind(&self) -> bool {
+        matches!(
+            self,
+            Self::NoCommand | Self::HostUsers | Self::NestingApplication | Self::InitOfSystem
+        )
+    }
+}
+
 /// The runtime itself runs in the container's memory for a moment.
 const LEAST_MEMORY: u64 = 6 << 20;
 
@@ -161,14 +198,7 @@ fn network(config: &ContainerConfig, problems: &mut Vec<Problem>) {
             .extend(ports.map(|port| Problem::PortWithoutNetwork { mode, port: port.to_string() }));
     }
     for (at, port) in network.ports.iter().enumerate() {
-        let same = |other: &&super::Port| {
-            other.host == port.host
-                && other.protocol == port.protocol
-                && (other.host_ip == port.host_ip
-                    || other.host_ip.is_none()
-                    || port.host_ip.is_none())
-        };
-        if network.ports.iter().take(at).any(|other| same(&other)) {
+        if network.ports.iter().take(at).any(|other| other.collides(port)) {
             problems.push(Problem::PortTwice(port.host.to_string()));
         }
     }

@@ -66,6 +66,17 @@ pub enum KeyError {
     },
 }
 
+impl KeyError {
+    /// The setting that was meant, as far as one was.
+    #[must_use]
+    pub fn key(&self) -> Option<&'static str> {
+        match self {
+            Self::Unknown { nearest, .. } => *nearest,
+            Self::Value { key, .. } | Self::Name { key, .. } => Some(key),
+        }
+    }
+}
+
 /// Sets an option from a text; an empty one takes it back.
 macro_rules! option {
     ($place:ident $(. $more:ident)*, $parse:expr, $show:expr) => {
@@ -728,7 +739,8 @@ pub(super) fn set(
     if let Some(key) = key(name) {
         let value = value.trim();
         let mut changed = config.clone();
-        (key.set)(&mut changed, value)
+        super::dialect::plain(key.name, &plain_name(name), value)
+            .and_then(|value| (key.set)(&mut changed, &value))
             .map_err(|source| KeyError::Value { key: key.name, source })?;
         *config = changed;
         return Ok(key);

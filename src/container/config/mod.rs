@@ -6,6 +6,7 @@
 //! this one, and missing ones have their defaults.
 
 mod check;
+mod dialect;
 mod keys;
 mod limits;
 mod names;
@@ -20,6 +21,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 pub use check::Problem;
+pub use dialect::OWN_UNITS;
 pub use keys::{KEYS, Key, KeyError, key, table};
 pub use limits::{Alerts, CpuLimit, Guarantees, Limits, Priority};
 pub use names::{ContainerId, ContainerName, NameError};

@@ -95,6 +95,17 @@ pub enum Protocol {
     Udp,
 }
 
+impl Protocol {
+    /// The word.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
 /// A port of the host that leads into the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -107,6 +118,29 @@ pub struct Port {
     pub container: u16,
     /// What it carries.
     pub protocol: Protocol,
+}
+
+impl Port {
+    /// Whether what comes to one may come to the other: the same port of the host, on an address
+    /// that both have.
+    #[must_use]
+    pub fn collides(&self, other: &Self) -> bool {
+        let every = |port: &Self| port.host_ip.is_none_or(|ip| ip.is_unspecified());
+        self.host == other.host
+            && self.protocol == other.protocol
+            && (self.host_ip == other.host_ip || every(self) || every(other))
+    }
+
+    /// Its end on the host: `8080/tcp`, `127.0.0.1:53/udp`.
+    #[must_use]
+    pub fn on_host(&self) -> String {
+        let port = format!("{}/{}", self.host, self.protocol.text());
+        match self.host_ip {
+            Some(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
+            Some(IpAddr::V4(ip)) => format!("{ip}:{port}"),
+            None => port,
+        }
+    }
 }
 
 impl FromStr for Port {

@@ -52,7 +52,7 @@ pub(super) fn flag(flag: &bool) -> String {
     if *flag { "yes".to_owned() } else { String::new() }
 }
 
-/// Incus has 0 to 10, vzctl units with 1000 in the middle, docker shares with 1024, blkio 10 to 1000.
+/// The numbers of other tools are none: `dialect` knows those that have a middle.
 pub(super) fn parse_priority(text: &str) -> Result<Priority, ValueError> {
     match text.trim().to_ascii_lowercase().as_str() {
         "low" => Ok(Priority::Low),

@@ -65,21 +65,32 @@ pub enum NetworkError {
         /// Whose it is.
         owner: String,
     },
-    /// Something on the host listens there already.
-    #[error("port {port}/{protocol} of the host cannot be published: {source}")]
+    /// A program of the host has it.
+    #[error("port {port} of the host is in use by {holder}; end that, or publish another port")]
     PortInUse {
-        /// The host's port.
-        port: u16,
-        /// `tcp` or `udp`.
-        protocol: &'static str,
+        /// The host's end of it.
+        port: String,
+        /// Who has it: a program and its process, as far as that can be told.
+        holder: String,
+    },
+    /// The host would not have anybody listen there.
+    #[error("port {port} of the host cannot be published: {source}")]
+    PortRefused {
+        /// The host's end of it.
+        port: String,
         /// What binding it answered.
         source: io::Error,
     },
     /// Another container publishes there.
     #[error(
-        "a port of {0} is published by another container already; `mica ps` shows which, unless it is of another store"
+        "port {port} of the host is published already, by a container of {owner}; publish another port, or take that one back there"
     )]
-    PortTaken(String),
+    PortTaken {
+        /// The host's end of it.
+        port: String,
+        /// Whose container has it.
+        owner: String,
+    },
     /// The program that sets rules is missing.
     #[error("cannot run nft: {0}; install it (Debian: apt-get install nftables)")]
     NoNft(io::Error),

@@ -312,16 +312,26 @@ impl Network {
         Ok(directory)
     }
 
-    /// The names of other networks of ours on this host.
-    fn others(&self, netlink: &mut Netlink) -> Result<BTreeSet<String>, NetworkError> {
+    /// Other networks of ours on this host: their names, and whose they are.
+    fn others(&self, netlink: &mut Netlink) -> Result<BTreeMap<String, String>, NetworkError> {
         let links = link::all(netlink).map_err(NetworkError::link("list", "links"))?;
-        let name = |link: &link::Link| {
-            let (name, _) = link.alias.as_deref()?.strip_prefix(MARK)?.split_once(" of ")?;
-            Some(name.to_owned())
+        let named = |link: &link::Link| {
+            let (name, owner) = link.alias.as_deref()?.strip_prefix(MARK)?.split_once(" of ")?;
+            Some((name.to_owned(), owner.to_owned()))
         };
-        let mut names: BTreeSet<String> = links.iter().filter_map(name).collect();
-        names.remove(self.config.name.as_str());
-        Ok(names)
+        let mut others: BTreeMap<String, String> = links.iter().filter_map(named).collect();
+        others.remove(self.config.name.as_str());
+        Ok(others)
+    }
+
+    /// Why each of `ports` that cannot be published now cannot: a program of the host has it, or a
+    /// container of another network. Changes nothing.
+    pub fn unpublishable(&self, ports: &[Port]) -> Vec<NetworkError> {
+        let look = || {
+            let one = |port: &Port| free::check(port).and_then(|()| self.check_others(&[port]));
+            ports.iter().filter_map(|port| one(port).err()).collect()
+        };
+        self.namespace.run(look).unwrap_or_else(|error| vec![error])
     }
 
     /// Refuses ports that lead to containers of other networks.
@@ -329,14 +339,11 @@ impl Network {
         if ports.is_empty() {
             return Ok(());
         }
-        for name in self.others(&mut open()?)? {
+        for (name, owner) in self.others(&mut open()?)? {
             let listing = nft::list(&name)?;
-            if let Some(port) = ports.iter().find(|port| rules::is_published(&listing, port)) {
-                return Err(NetworkError::PortTaken(format!(
-                    "{} . {}",
-                    rules::word(port.protocol),
-                    port.host
-                )));
+            if let Some(port) = ports.iter().find(|port| rules::publisher(&listing, port).is_some())
+            {
+                return Err(NetworkError::PortTaken { port: port.on_host(), owner });
             }
         }
         Ok(())
@@ -407,7 +414,7 @@ impl Network {
         let each: String =
             endpoints.iter().map(|endpoint| rules::of_endpoint(&self.config, endpoint)).collect();
         let (gone, made) = (rules::removal(&self.config), rules::tables(&self.config));
-        nft::apply(&format!("{gone}{made}{each}")).map_err(taken)?;
+        nft::apply(&format!("{gone}{made}{each}")).map_err(|error| self.taken(error))?;
         let mut shortfalls = Vec::new();
         for endpoint in endpoints {
             if let Some(cable) = self.cable(&mut netlink, &endpoint.id)? {
@@ -581,7 +588,31 @@ impl Network {
             .collect();
         added.iter().try_for_each(|port| free::check(port))?;
         self.check_others(&added)?;
-        nft::apply(&format!("{old}{new}")).map_err(taken)
+        nft::apply(&format!("{old}{new}")).map_err(|error| self.taken(error))
+    }
+
+    /// A transaction that adds what is there already meets another container's port.
+    fn taken(&self, error: NetworkError) -> NetworkError {
+        if let NetworkError::Rules(said) = &error
+            && said.contains("File exists")
+        {
+            // nft repeats the order that was refused: its key is what is taken.
+            let order = said.split_once("{ ").map(|(_, rest)| rest);
+            let key = order.and_then(|rest| rest.split(" comment").next()).unwrap_or_default();
+            let parts: Vec<&str> = key.split(" . ").collect();
+            let port = match parts.as_slice() {
+                [protocol, port] => format!("{port}/{protocol}"),
+                [address, protocol, port] => format!("{address}:{port}/{protocol}"),
+                _ => key.to_owned(),
+            };
+            let owner = if self.config.owner.is_empty() {
+                "this network".to_owned()
+            } else {
+                self.config.owner.clone()
+            };
+            return NetworkError::PortTaken { port, owner };
+        }
+        error
     }
 
     fn forget_here(&self, id: &EndpointId) -> Result<(), NetworkError> {
@@ -648,17 +679,4 @@ fn set_rate(
         }
         Err(error) => Err(NetworkError::link("limit", &cable.name)(error)),
     }
-}
-
-/// A transaction that adds what is there already meets another container's port.
-fn taken(error: NetworkError) -> NetworkError {
-    if let NetworkError::Rules(said) = &error
-        && said.contains("File exists")
-    {
-        // nft repeats the order that was refused: its key is what is taken.
-        let order = said.split_once("{ ").map(|(_, rest)| rest);
-        let key = order.and_then(|rest| rest.split(" comment").next());
-        return NetworkError::PortTaken(key.unwrap_or("the host").to_owned());
-    }
-    error
 }

@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 
 use super::{BridgeConfig, Endpoint};
-use crate::container::config::{Port, Protocol};
+use crate::container::config::Port;
 
 /// Maps of published ports: on every address of the host, and on one.
 const MAPS: [(&str, &str, &str); 4] = [
@@ -168,7 +168,7 @@ fn sender(endpoint: &Endpoint) -> Vec<String> {
 
 /// The elements that lead a published port to a container: map, key and value of each.
 fn elements(endpoint: &Endpoint, published: &Port) -> Vec<(&'static str, String, String)> {
-    let service = format!("{} . {}", word(published.protocol), published.host);
+    let service = format!("{} . {}", published.protocol.text(), published.host);
     let v4 = endpoint.v4.first().map(|address| format!("{address} . {}", published.container));
     let v6 = endpoint.v6.first().map(|address| format!("{address} . {}", published.container));
     match published.host_ip.filter(|host| !host.is_unspecified()) {
@@ -213,7 +213,7 @@ pub(super) fn deletion(
 
 /// Whether the tables lead `port` to the container behind `interface` already.
 pub(super) fn leads(listing: &serde_json::Value, interface: &str, port: &Port) -> bool {
-    let service = format!("{} . {}", word(port.protocol), port.host);
+    let service = format!("{} . {}", port.protocol.text(), port.host);
     let key = match port.host_ip.filter(|host| !host.is_unspecified()) {
         Some(host) => format!("{host} . {service}"),
         None => service,
@@ -221,14 +221,15 @@ pub(super) fn leads(listing: &serde_json::Value, interface: &str, port: &Port) -
     marked(listing).any(|(_, known, owner)| owner == interface && known == key)
 }
 
-/// Whether the tables lead `port`, or a part of it, to any container.
-pub(super) fn is_published(listing: &serde_json::Value, port: &Port) -> bool {
-    let service = format!("{} . {}", word(port.protocol), port.host);
+/// The interface of a container that the tables lead `port`, or a part of it, to.
+pub(super) fn publisher(listing: &serde_json::Value, port: &Port) -> Option<String> {
+    let service = format!("{} . {}", port.protocol.text(), port.host);
     let host = port.host_ip.filter(|host| !host.is_unspecified());
-    marked(listing).any(|(_, known, _)| match host {
+    let leads = |known: &str| match host {
         Some(host) => known == service || known == format!("{host} . {service}"),
         None => known == service || known.ends_with(&format!(" . {service}")),
-    })
+    };
+    marked(listing).find(|(_, known, _)| leads(known)).map(|(_, _, owner)| owner)
 }
 
 /// Every container that has something in the tables, by its interface.
@@ -266,12 +267,4 @@ fn key(value: &serde_json::Value) -> Option<String> {
     }
     let text = value.as_str()?;
     Some(if text.starts_with("mv") { format!("\"{text}\"") } else { text.to_owned() })
-}
-
-/// What a protocol is called.
-pub(super) fn word(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    }
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::time::{Duration, Instant};
 
 use super::Driver;
-use crate::container::config::{ContainerConfig, ContainerId};
+use crate::container::config::{ContainerConfig, ContainerId, bytes};
 use crate::host::disk_limit::{HeldBy, Tree};
 use crate::host::{HostError, disk_image, disk_limit, reserve};
 use crate::node::NodeError;
@@ -127,12 +127,18 @@ impl Driver {
     /// Refuses a size that its image would have to shrink to.
     ///
     /// # Errors
-    /// [`NodeError::DiskImage`].
+    /// [`NodeError::DiskShrinks`].
     pub fn refuse_smaller_disk(&self, config: &ContainerConfig) -> Result<(), NodeError> {
-        let Some(bytes) = config.limits.disk_bytes else { return Ok(()) };
+        let Some(wanted) = config.limits.disk_bytes else { return Ok(()) };
         let places = self.registry.places(&config.id);
-        disk_image::check_room(&places.image(), &places.disk(), bytes).map_err(|source| {
-            NodeError::DiskImage { name: config.name.clone(), source: Box::new(source) }
+        let now = disk_image::extent(&places.image(), &places.disk())?.bytes;
+        if wanted >= now {
+            return Ok(());
+        }
+        Err(NodeError::DiskShrinks {
+            name: config.name.clone(),
+            now: bytes(now),
+            wanted: bytes(wanted),
         })
     }
 

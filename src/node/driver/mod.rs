@@ -28,9 +28,11 @@ pub use hurry::Hurry;
 pub use limits::{allotted, promised};
 
 use self::children::Children;
+use self::processes::Processes;
 use super::crash::here;
 use super::error::NodeError;
 use super::phase::Phase;
+use super::reasons::Reasons;
 use super::registry::{Places, Recorded, Registry};
 use super::state::Exit;
 use crate::container::cgroup::{
@@ -60,6 +62,9 @@ pub struct Life {
     pub init_ended: OwnedFd,
     /// Readable once its mount process has ended.
     pub mount_ended: Option<OwnedFd>,
+    /// Readable once the process that watches it has ended, which it does after the init; none if it
+    /// was killed before.
+    pub monitor_ended: Option<OwnedFd>,
 }
 
 /// A container that was found running.
@@ -170,6 +175,7 @@ impl Driver {
     /// Why it cannot run; nothing of it is left then.
     pub fn start(&self, recorded: &Recorded) -> Result<Life, NodeError> {
         here("start-written");
+        self.refuse_taken_ports(recorded)?;
         // What a crash, or a step that failed, left of an earlier life.
         self.take_down(recorded)?;
         self.put_together(recorded).inspect_err(|_| {
@@ -177,6 +183,27 @@ impl Driver {
                 tracing::warn!(container = %recorded.config.name, error = %crate::host::sentence(&error), "something is left of a failed start");
             }
         })
+    }
+
+    /// Refuses to start a container whose ports somebody has by now. Changes nothing.
+    ///
+    /// # Errors
+    /// Every port that is taken, and by whom.
+    pub fn refuse_taken_ports(&self, recorded: &Recorded) -> Result<(), NodeError> {
+        let config = &recorded.config;
+        let mut reasons = Reasons::default();
+        let mut free = Vec::new();
+        for port in &config.network.ports {
+            match self.network.publisher(port, &config.id) {
+                Some(other) => {
+                    let holder = self.registry.config(&other)?.name;
+                    reasons.extend([NodeError::PortTaken { port: port.on_host(), holder }]);
+                }
+                None => free.push(*port),
+            }
+        }
+        reasons.extend(self.network.unpublishable(config, &free));
+        reasons.refuse()
     }
 
     fn put_together(&self, recorded: &Recorded) -> Result<Life, NodeError> {
@@ -189,14 +216,15 @@ impl Driver {
         }
         self.limit(recorded, &group)?;
         here("start-grouped");
-        let init = self.create_processes(recorded, &places, &group)?;
+        let Processes { init, monitor } = self.create_processes(recorded, &places, &group)?;
         here("start-created");
         self.network.connect(recorded, &places, init)?;
         here("start-connected");
         // Before it goes: what ends at once has no number any more.
         let init_ended = watch(init)?;
+        let monitor_ended = monitor.and_then(|monitor| watch(monitor).ok());
         self.start_processes(recorded, &places)?;
-        let life = Life { init, init_ended, mount_ended: Some(mount_ended) };
+        let life = Life { init, init_ended, mount_ended: Some(mount_ended), monitor_ended };
         here("start-started");
         Ok(life)
     }
@@ -217,7 +245,8 @@ impl Driver {
         if !same_boot {
             return Ok(None);
         }
-        let Some(init) = self.find_init(recorded)? else { return Ok(None) };
+        let Some(processes) = self.find_processes(recorded)? else { return Ok(None) };
+        let Processes { init, monitor } = processes;
         let Some(mount_ended) = self.find_mount(recorded)? else { return Ok(None) };
         let group = self.group(recorded)?;
         let mut frozen = group.is_frozen()?;
@@ -231,7 +260,9 @@ impl Driver {
             let error = crate::host::sentence(&error);
             tracing::error!(container = %recorded.config.name, error, "its limits are not as set");
         }
-        let life = Life { init, init_ended: watch(init)?, mount_ended: Some(mount_ended) };
+        let monitor_ended = monitor.and_then(|monitor| watch(monitor).ok());
+        let init_ended = watch(init)?;
+        let life = Life { init, init_ended, mount_ended: Some(mount_ended), monitor_ended };
         Ok(Some(Seen { life, frozen }))
     }
 

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 
 use super::ranges::Ranges;
-use crate::container::config::{ContainerConfig, ContainerId, NetworkMode, Volume};
+use crate::container::config::{ContainerConfig, ContainerId, NetworkMode, Port, Volume};
 use crate::container::network::{
-    BitRate, Counters, Endpoint, EndpointId, Named, Namespace, Network, allocate_v4, allocate_v6,
-    check_address, refresh_hosts, resolv_conf,
+    BitRate, BridgeConfig, Counters, Endpoint, EndpointId, Named, Namespace, Network, allocate_v4,
+    allocate_v6, check_address, refresh_hosts, resolv_conf,
 };
 use crate::host::Store;
 use crate::node::NodeError;
+use crate::node::reasons::Reasons;
 use crate::node::registry::{Places, Recorded};
 
 /// One container in the network.
@@ -60,50 +61,64 @@ impl Connections {
     }
 
     /// Addresses for a container beside `others`: those it names, and one of each family that it
-    /// names none of.
-    ///
-    /// # Errors
-    /// [`NodeError::Network`] for one that it cannot have, and when none is left.
-    pub fn allocate(
+    /// names none of. What keeps it from having them is one of `reasons` then; with any, none is
+    /// chosen for it.
+    pub(in crate::node) fn allocate(
         &self,
         config: &ContainerConfig,
         others: &[Recorded],
-    ) -> Result<Vec<IpAddr>, NodeError> {
-        if config.network.mode != NetworkMode::Bridge {
-            return Ok(Vec::new());
+        reasons: &mut Reasons,
+    ) -> Vec<IpAddr> {
+        let unnamed = config.network.addresses.is_empty();
+        if config.network.mode != NetworkMode::Bridge || (unnamed && !reasons.is_empty()) {
+            return Vec::new();
         }
+        let Some(network) = reasons.take(self.network()) else { return Vec::new() };
         let others = || others.iter().filter(|other| other.config.id != config.id);
         let taken: BTreeSet<IpAddr> =
             others().flat_map(|other| other.state.addresses.iter().copied()).collect();
-        let network = self.network()?;
         let ranges = network.config();
-        let mut addresses = Vec::new();
-        for address in &config.network.addresses {
-            check_address(&ranges.v4, ranges.v6.as_ref(), address.ip, &taken)?;
-            addresses.push(address.ip);
+        let named = config.network.addresses.iter().map(|address| address.ip);
+        for address in named.clone() {
+            let checked = check_address(&ranges.v4, ranges.v6.as_ref(), address, &taken);
+            reasons.take(checked.map_err(NodeError::from));
         }
+        if !reasons.is_empty() {
+            return Vec::new();
+        }
+        let chosen =
+            Self::complete(ranges, named.collect(), &taken, || NodeError::unless_known(others()));
+        reasons.take(chosen).unwrap_or_default()
+    }
+
+    /// `addresses`, and one of each family that none of them is of.
+    fn complete(
+        ranges: &BridgeConfig,
+        mut addresses: Vec<IpAddr>,
+        taken: &BTreeSet<IpAddr>,
+        all_known: impl Fn() -> Result<(), NodeError>,
+    ) -> Result<Vec<IpAddr>, NodeError> {
         if !addresses.iter().any(IpAddr::is_ipv4) {
-            NodeError::unless_known(others())?;
-            addresses.push(allocate_v4(&ranges.v4, &taken)?.into());
+            all_known()?;
+            addresses.push(allocate_v4(&ranges.v4, taken)?.into());
         }
         if let Some(v6) = &ranges.v6
             && !addresses.iter().any(IpAddr::is_ipv6)
         {
-            NodeError::unless_known(others())?;
-            addresses.push(allocate_v6(v6, &taken)?.into());
+            all_known()?;
+            addresses.push(allocate_v6(v6, taken)?.into());
         }
         Ok(addresses)
     }
 
     /// The addresses of a container whose settings changed: what it has stays, as far as it can.
-    ///
-    /// # Errors
-    /// As [`Connections::allocate`].
-    pub fn reallocate(
+    /// Otherwise as [`Connections::allocate`].
+    pub(in crate::node) fn reallocate(
         &self,
         changed: &Recorded,
         others: &[Recorded],
-    ) -> Result<Vec<IpAddr>, NodeError> {
+        reasons: &mut Reasons,
+    ) -> Vec<IpAddr> {
         let named: Vec<IpAddr> =
             changed.config.network.addresses.iter().map(|address| address.ip).collect();
         let has = &changed.state.addresses;
@@ -113,7 +128,37 @@ impl Connections {
             && has.iter().any(|one| {
                 !named.contains(one) && named.iter().any(|named| named.is_ipv4() == one.is_ipv4())
             });
-        if kept && !surplus { Ok(has.clone()) } else { self.allocate(&changed.config, others) }
+        if kept && !surplus {
+            return has.clone();
+        }
+        self.allocate(&changed.config, others, reasons)
+    }
+
+    /// Why each of `ports` that `config` could not publish now could not, whatever containers of this
+    /// store have: programs of the host, and containers of other stores.
+    pub(in crate::node) fn unpublishable(
+        &self,
+        config: &ContainerConfig,
+        ports: &[Port],
+    ) -> Vec<NodeError> {
+        if config.network.mode != NetworkMode::Bridge || ports.is_empty() {
+            return Vec::new();
+        }
+        match self.network() {
+            Ok(network) => {
+                network.unpublishable(ports).into_iter().map(NodeError::Network).collect()
+            }
+            Err(error) => vec![error],
+        }
+    }
+
+    /// Which other container that is connected publishes `port`, or a part of it.
+    pub(super) fn publisher(&self, port: &Port, own: &ContainerId) -> Option<ContainerId> {
+        let members = self.members.lock();
+        let publishes =
+            |member: &Member| member.endpoint.published.iter().any(|its| its.collides(port));
+        let mut others = members.iter().filter(|(id, _)| *id != own);
+        others.find(|(_, member)| publishes(member)).map(|(id, _)| id.clone())
     }
 
     fn member(recorded: &Recorded, places: &Places) -> Result<Option<Member>, NodeError> {

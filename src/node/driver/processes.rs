@@ -32,6 +32,15 @@ const UNSEEN: i32 = 255;
 #[derive(Debug, Default)]
 pub(super) struct Listeners(Mutex<HashMap<ContainerId, Vec<mpsc::Sender<UnixStream>>>>);
 
+/// What runs a container, as the host numbers it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Processes {
+    /// Its init.
+    pub(super) init: u32,
+    /// What watches that; none if it was killed.
+    pub(super) monitor: Option<u32>,
+}
+
 impl Driver {
     fn runtime(&self, recorded: &Recorded) -> Result<Box<dyn Runtime>, NodeError> {
         Ok(runtime::open(&recorded.config.runtime, &self.program)?)
@@ -43,7 +52,7 @@ impl Driver {
         recorded: &Recorded,
         places: &Places,
         group: &Cgroup,
-    ) -> Result<u32, NodeError> {
+    ) -> Result<Processes, NodeError> {
         let config = &recorded.config;
         let files = self.network.files(recorded, places)?;
         let of_host = config.privileged || config.userns == UserNamespace::Host;
@@ -69,7 +78,7 @@ impl Driver {
         let bundle = write_bundle(&places.run(), &inputs)?;
         let created = runtime.create(&bundle)?;
         self.children.add(created.monitor_pid);
-        Ok(created.pid)
+        Ok(Processes { init: created.pid, monitor: Some(created.monitor_pid) })
     }
 
     /// Lets the init go. Who wanted its streams has them before.
@@ -110,10 +119,21 @@ impl Driver {
 
     /// The init of a container, if there is one.
     pub(super) fn find_init(&self, recorded: &Recorded) -> Result<Option<u32>, NodeError> {
+        Ok(self.find_processes(recorded)?.map(|processes| processes.init))
+    }
+
+    /// What runs a container, if it does.
+    pub(super) fn find_processes(
+        &self,
+        recorded: &Recorded,
+    ) -> Result<Option<Processes>, NodeError> {
         let directory = self.places(recorded).run();
         let observed = Bundle::at(&directory).observe();
         match observed.map_err(NodeError::system("look into", &directory))? {
-            Observed::Running { created, .. } => Ok(Some(created.pid)),
+            Observed::Running { created, watched } => Ok(Some(Processes {
+                init: created.pid,
+                monitor: watched.then_some(created.monitor_pid),
+            })),
             Observed::Absent | Observed::Exited(_) | Observed::Lost => Ok(None),
         }
     }

@@ -234,6 +234,9 @@ impl<C: Contents> Maker<'_, C> {
         if let Some((first, _)) = self.private_links.get(&entry.status.ino) {
             return Ok(self.builder.hard_link(&path, first)?);
         }
+        if here.is_none() && entry.is_placed() {
+            return Ok(());
+        }
         let fail = |source: UnionError| UpperError::at(&path, source);
         let bytes = self.upper.bytes(entry).map_err(fail)?;
         let tree = self.upper.tree();
