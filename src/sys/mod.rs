@@ -8,6 +8,7 @@ pub mod acl;
 pub mod cache;
 pub mod copy;
 pub mod credentials;
+pub mod descent;
 pub mod durable;
 pub mod flags;
 pub mod handle;
