@@ -32,21 +32,26 @@ pub(super) fn run(wanted: &Diff, store: &Path, output: &Output) -> Result<ExitCo
         concerns(changed, change, path) || concerns(changed, change, led)
     };
     let changes = Changes::of(&container.upper)?;
-    let shown: Vec<(LayerPath, &Change)> = changes
+    // A path is made when it is shown and let go then: those of a deep tree, all at once, take
+    // memory by the square of its depth.
+    let shown: Vec<&Change> = changes
         .iter()
-        .map(|change| (changes.path(change), change))
-        .filter(|(path, change)| {
-            paths.is_empty() || paths.iter().any(|top| concerned(top, path, change))
+        .filter(|change| {
+            paths.is_empty() || {
+                let path = changes.path(change);
+                paths.iter().any(|top| concerned(top, &path, change))
+            }
         })
         .collect();
     for path in &paths {
         // That nothing of it changed may not be said of what there never was.
-        if !shown.iter().any(|(changed, change)| concerned(path, changed, change)) {
+        if !shown.iter().any(|change| concerned(path, &changes.path(change), change)) {
             container.known(&path.0)?;
         }
     }
     if wanted.json.json {
-        let list = shown.iter().map(|(path, change)| {
+        let list = shown.iter().map(|change| {
+            let path = &changes.path(change);
             let mut value = described(path, change);
             if wanted.content {
                 let mut text = Vec::new();
@@ -68,10 +73,11 @@ pub(super) fn run(wanted: &Diff, store: &Path, output: &Output) -> Result<ExitCo
     } else if wanted.stat {
         totals(&shown, *output)?;
     } else if output.is_quiet() {
-        output.names(shown.iter().map(|(path, _)| absolute(path)))?;
+        output.names(shown.iter().map(|change| absolute(&changes.path(change))))?;
     } else if wanted.content {
         output.pour(|out| {
-            for (path, change) in &shown {
+            for change in &shown {
+                let path = &changes.path(change);
                 let mut text = Vec::new();
                 content(&mut text, &library, &container, (path, change), &patch::visible)?;
                 if text.is_empty() {
@@ -83,7 +89,8 @@ pub(super) fn run(wanted: &Diff, store: &Path, output: &Output) -> Result<ExitCo
         })?;
     } else {
         output.pour(|out| {
-            for (path, change) in &shown {
+            for change in &shown {
+                let path = &changes.path(change);
                 writeln!(out, "{}", line(path, change, *output))?;
             }
             Ok(())
@@ -310,12 +317,12 @@ const ROWS: [(&str, &str); 5] =
     [("added", "A"), ("changed", "C"), ("removed", "D"), ("moved", "R"), ("damaged", "!")];
 
 /// Counts per letter; a file with several names costs its blocks once.
-fn sums(changes: &[(LayerPath, &Change)]) -> Vec<(&'static str, Total)> {
+fn sums(changes: &[&Change]) -> Vec<(&'static str, Total)> {
     let mut seen = std::collections::HashSet::new();
     ROWS.iter()
         .map(|(name, of)| {
             let mut total = Total::default();
-            for (_, change) in changes.iter().filter(|(_, change)| letter(&change.kind) == *of) {
+            for change in changes.iter().filter(|change| letter(&change.kind) == *of) {
                 total.paths += 1;
                 let bytes = |side: &Option<Side>| {
                     side.as_ref()
@@ -333,7 +340,7 @@ fn sums(changes: &[(LayerPath, &Change)]) -> Vec<(&'static str, Total)> {
         .collect()
 }
 
-fn totals(changes: &[(LayerPath, &Change)], output: Output) -> Result<()> {
+fn totals(changes: &[&Change], output: Output) -> Result<()> {
     let rows: Vec<Vec<String>> = sums(changes)
         .into_iter()
         .filter(|(_, total)| total.paths > 0)
@@ -351,7 +358,7 @@ fn totals(changes: &[(LayerPath, &Change)], output: Output) -> Result<()> {
     output.table(&["CHANGE", "PATHS", "TEMPLATE'S", "NOW", "ON DISK"], &rows)
 }
 
-fn totals_json(changes: &[(LayerPath, &Change)]) -> Value {
+fn totals_json(changes: &[&Change]) -> Value {
     let mut totals = serde_json::Map::new();
     for (name, total) in sums(changes) {
         totals.insert(

@@ -1,15 +1,15 @@
 //! What directories cost: bytes on the disk, and bytes of their files in the page cache.
 
 use std::collections::HashSet;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::Advice;
 
 use crate::sys::cache;
+use crate::sys::descent::walk;
 
 /// Bytes of memory that this process holds alone: `RssAnon` of proc(5); 0 where that cannot be read.
 #[must_use]
@@ -39,14 +39,15 @@ pub fn is_memory_file_system(path: &Path) -> io::Result<bool> {
 /// When something cannot be looked at.
 pub fn disk_bytes(path: &Path) -> io::Result<u64> {
     let mut seen = HashSet::new();
-    let mut blocks = 0;
-    walk(path, &mut |_, metadata| {
-        if seen.insert((metadata.dev(), metadata.ino())) {
-            blocks += metadata.blocks();
+    let mut bytes = 0;
+    walk(path, &mut |found| {
+        let first = !found.may_recur() || seen.insert(found.identity());
+        if first {
+            bytes += found.disk_bytes();
         }
-        Ok(())
+        Ok(first)
     })?;
-    Ok(blocks * 512)
+    Ok(bytes)
 }
 
 /// Bytes of the regular files under `path` that the page cache holds, each inode once.
@@ -93,40 +94,22 @@ pub fn drop_cached(path: &Path) -> io::Result<()> {
 /// Opens each regular file under `path` once, whatever its number of names.
 fn for_each_file(path: &Path, act: &mut dyn FnMut(&mut File) -> io::Result<()>) -> io::Result<()> {
     let mut seen = HashSet::new();
-    walk(path, &mut |path, metadata| {
-        if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
-            act(&mut File::open(path)?)?;
+    walk(path, &mut |found| {
+        let first = !found.may_recur() || seen.insert(found.identity());
+        if first
+            && found.is_file()
+            && let Some(file) = found.open()?
+        {
+            act(&mut File::from(file))?;
         }
-        Ok(())
+        Ok(first)
     })
-}
-
-/// Visits `path` and everything under it, on its own file system only. What is removed
-/// meanwhile is left out.
-fn walk(path: &Path, visit: &mut dyn FnMut(&Path, &Metadata) -> io::Result<()>) -> io::Result<()> {
-    let device = fs::symlink_metadata(path)?.dev();
-    let mut todo = vec![path.to_owned()];
-    while let Some(path) = todo.pop() {
-        let metadata = match fs::symlink_metadata(&path) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        if metadata.dev() != device {
-            continue;
-        }
-        visit(&path, &metadata)?;
-        if metadata.is_dir() {
-            for entry in fs::read_dir(&path)? {
-                todo.push(entry?.path());
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -137,6 +120,41 @@ mod tests {
         fs::hard_link(scratch.path().join("one"), scratch.path().join("two")).expect("linked");
         let grown = disk_bytes(scratch.path()).expect("looked at") - empty;
         assert!((1 << 20..1 << 21).contains(&grown), "{grown}");
+    }
+
+    #[test]
+    fn what_lies_deeper_than_any_path_counts() {
+        use rustix::fs::{Mode, OFlags, mkdirat, openat};
+        let scratch = tempfile::tempdir_in("/var/tmp").expect("a scratch directory");
+        let empty = disk_bytes(scratch.path()).expect("looked at");
+        let mut dir = rustix::fs::open(scratch.path(), OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for _ in 0..2500 {
+            for name in [c"a", c"b"] {
+                mkdirat(&dir, name, Mode::RWXU).unwrap();
+            }
+            // What is found in listing order before the way down, and after it.
+            for name in [c"1", c"2"] {
+                let side = openat(&dir, name, OFlags::CREATE | OFlags::WRONLY, Mode::RUSR);
+                rustix::io::write(side.unwrap(), &[7; 4096]).unwrap();
+            }
+            dir = openat(&dir, c"a", OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        let bottom = openat(&dir, c"file", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap();
+        File::from(bottom).write_all(&[7; 1 << 20]).unwrap();
+        drop_cached(scratch.path()).expect("written");
+        let grown = disk_bytes(scratch.path()).expect("looked at") - empty;
+        let least = (1 << 20) + 2500 * 2 * 4096;
+        // A directory takes a block, or none of its own.
+        assert!((least..least + (1 << 20) + 5000 * 4096 * 2).contains(&grown), "{grown}");
+        // remove_dir_all of the standard library goes by descriptors, one a level.
+        assert!(
+            std::process::Command::new("rm")
+                .arg("-rf")
+                .arg(scratch.path())
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     #[test]

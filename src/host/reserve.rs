@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::control::Client;
 use crate::layer::{Layers, Template};
 use crate::object::ObjectId;
 use crate::private::PrivateLayer;
+use crate::sys::descent::{Found, walk};
 use crate::sys::durable::sync_file_system;
 
 /// How often a frozen root is told that it is still needed so.
@@ -81,6 +82,8 @@ pub fn reserve(
 /// As [`reserve`]; [`HostError::System`] for what could not be copied.
 pub fn copy(store: &Store, from: &Path, wanted: Reservation<'_>) -> Result<RootRecord, HostError> {
     let source = of(store, from)?;
+    // Before anything stands still; what is made meanwhile is found when cp(1) gives up.
+    can_be_named(from, wanted.private)?;
     let mut still = Still::hold(&source, from)?;
     copy_tree(from, wanted.private, &mut still)?;
     let roots = Roots::open(store)?;
@@ -178,8 +181,32 @@ fn copy_tree(from: &Path, to: &Path, still: &mut Still) -> Result<(), HostError>
     if output.status.success() {
         return Ok(());
     }
+    can_be_named(from, to)?;
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(HostError::system("copy", from)(io::Error::other(said)))
+}
+
+/// Refuses what cp(1) cannot copy from one directory to the other: it goes by whole paths.
+fn can_be_named(from: &Path, to: &Path) -> Result<(), HostError> {
+    /// `PATH_MAX`, with the NUL at the end.
+    const LONGEST_BYTES: usize = 4096;
+    let failed = HostError::system("copy", from);
+    // cp(1) gets `from` with two bytes more.
+    let ends = (from.as_os_str().len() + 2).max(to.as_os_str().len());
+    let visit = &mut |found: &Found<'_>| {
+        let within = found.path.strip_prefix(from).unwrap_or(found.path);
+        if ends + 1 + within.as_os_str().len() < LONGEST_BYTES {
+            return Ok(true);
+        }
+        let start: PathBuf = within.iter().take(4).collect();
+        Err(io::Error::other(format!(
+            "the container has a path of {} bytes, below {}, which is longer than the kernel lets \
+             it be copied to another place; remove or move what lies that deep, and copy again",
+            within.as_os_str().len(),
+            start.display()
+        )))
+    };
+    walk(from, visit).map_err(failed)
 }
 
 /// Takes over the root whose changes are in `private`, made by hand: it is registered if it is
@@ -267,4 +294,30 @@ pub fn release(store: &Store, private: &Path) -> Result<(), HostError> {
 /// [`super::RootError::Unknown`].
 pub fn of(store: &Store, private: &Path) -> Result<RootRecord, HostError> {
     Ok(Roots::open(store)?.find(OsStr::new(private))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{Mode, OFlags, mkdirat, openat};
+
+    use super::*;
+
+    #[test]
+    fn what_is_too_deep_to_be_copied_is_refused_before_and_says_where_it_is() {
+        let scratch = tempfile::tempdir_in("/var/tmp").unwrap();
+        let to = Path::new("/var/tmp/elsewhere");
+        let mut dir = rustix::fs::open(scratch.path(), OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for level in 0..2100 {
+            if level == 1900 {
+                can_be_named(scratch.path(), to).unwrap();
+            }
+            mkdirat(&dir, c"d", Mode::RWXU).unwrap();
+            dir = openat(&dir, c"d", OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        let error = can_be_named(scratch.path(), to).unwrap_err();
+        let said = crate::host::sentence(&error);
+        assert!(said.contains("below d/d/d/d, which is longer"), "{said}");
+        let removed = Command::new("rm").arg("-rf").arg(scratch.path()).status().unwrap();
+        assert!(removed.success());
+    }
 }

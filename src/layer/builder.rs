@@ -147,6 +147,17 @@ impl LayerBuilder {
         self.link(path, id)
     }
 
+    /// Gives a file of this layer another name.
+    ///
+    /// # Errors
+    /// [`BuildError::LinkToDirectory`].
+    pub fn hard_link_node(&mut self, path: &LayerPath, id: NodeId) -> Result<(), BuildError> {
+        if self.nodes[id.0].content == NewContent::Directory {
+            return Err(BuildError::LinkToDirectory { path: path.clone(), target: path.clone() });
+        }
+        self.link(path, id)
+    }
+
     fn link(&mut self, path: &LayerPath, id: NodeId) -> Result<(), BuildError> {
         let (name, parents) = path.names().split_last().ok_or(BuildError::Root)?;
         let parent = self.make_directories(parents);

@@ -87,6 +87,16 @@ impl LayerPath {
         Self(names)
     }
 
+    /// Makes this the path of what is called `name` in the directory that it was the path of.
+    pub fn push(&mut self, name: FileName) {
+        self.0.push(name);
+    }
+
+    /// Makes this the path of its directory; the root stays.
+    pub fn pop(&mut self) {
+        self.0.pop();
+    }
+
     /// The bytes, components separated by `/`, without a leading slash; empty for the root.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.0.iter().map(FileName::as_bytes).collect::<Vec<_>>().join(&b'/')

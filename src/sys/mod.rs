@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod cache;
 pub mod copy;
 pub mod credentials;
+pub mod descent;
 pub mod durable;
 pub mod flags;
 pub mod handle;

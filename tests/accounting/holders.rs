@@ -303,3 +303,38 @@ fn nobody_hides_a_file_behind_more_directories_than_there_are_descriptors() {
     limited(&["commit", "one", "made:1"]);
     limited(&["store", "df"]);
 }
+
+#[test]
+fn a_tree_deeper_than_any_path_is_counted_and_takes_no_memory_by_the_square() {
+    const LEVELS: u32 = 4000;
+    let stage = Stage::new("deep-memory");
+    stage.mount("debian:1", "one").unmount();
+    // As the root would have made them: what has no marks is new.
+    let upper = stage.private("one").join("upper");
+    let script = format!(
+        "mkdir \"d\", 0755 and chdir \"d\" or die for 1..{LEVELS};
+         open F, \">file\" or die; print F \"x\" x 2097152; close F or die"
+    );
+    let made = Command::new("perl").args(["-e", &script]).current_dir(&upper).status().unwrap();
+    assert!(made.success());
+    rustix::fs::syncfs(std::fs::File::open(&upper).unwrap()).unwrap();
+
+    let usage = stage.df();
+    let one = crate::stage::root(&usage, "one");
+    assert!(crate::stage::bytes(one, "private_bytes") >= 2 << 20, "{one:#}");
+    assert!(one["note"].is_null(), "{one:#}");
+
+    let mica = stage.store.mica([]).get_program().to_owned();
+    let limited = |arguments: &[&str]| {
+        let mut shell = Command::new("bash");
+        // KiB of private memory; components of all paths at once would be eight million.
+        shell.args(["-c", "ulimit -d 131072; exec \"$0\" \"$@\""]).arg(&mica).args(arguments);
+        shell.env("MICA_STORE", stage.store.path()).answer()
+    };
+    let shown = limited(&["diff", "one"]);
+    // The file and the time of the root directory too.
+    assert_eq!(shown.lines().count(), usize::try_from(LEVELS).unwrap() + 2);
+    limited(&["diff", "one", "--stat"]);
+    limited(&["commit", "one", "made:1"]);
+    assert!(Command::new("rm").arg("-rf").arg(upper.join("d")).status().unwrap().success());
+}

@@ -34,7 +34,7 @@ impl Library {
         }
         // A layer that a running import holds has a second name in staging/.
         parts.sort_by_key(|path| path.file_name().is_none_or(|name| name != "layers"));
-        files.overhead += tally::of_one(top, &mut seen).map_err(fail)?.0;
+        files.overhead += tally::of_one(top, &mut seen).map_err(fail)?;
         for part in parts {
             let name = part.file_name().map(|name| name.to_string_lossy().into_owned());
             match name.as_deref() {

@@ -1,17 +1,13 @@
 //! What directories and files take: blocks on the disk, pages in memory.
 
 use std::collections::HashSet;
-use std::fs::{self, Metadata};
 use std::io;
 use std::ops::AddAssign;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-
-use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
+use std::path::Path;
 
 use crate::sys::cache;
+use crate::sys::descent::{Found, walk};
 
 /// What something takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,19 +29,13 @@ impl AddAssign for Cost {
 pub(super) type Seen = HashSet<(u64, u64)>;
 
 /// What the file or directory itself takes, without what is in it; nothing if it is gone.
-pub(super) fn of_one(path: &Path, seen: &mut Seen) -> io::Result<(Cost, Option<Metadata>)> {
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok((Cost::default(), None));
-        }
-        Err(error) => return Err(error),
-    };
-    if !seen.insert((metadata.dev(), metadata.ino())) {
-        return Ok((Cost::default(), None));
-    }
-    let resident = if metadata.is_file() { resident(path)? } else { 0 };
-    Ok((Cost { disk: metadata.blocks() * 512, resident }, Some(metadata)))
+pub(super) fn of_one(path: &Path, seen: &mut Seen) -> io::Result<Cost> {
+    let mut sum = Cost::default();
+    walk(path, &mut |found| {
+        sum += of(found, seen)?.unwrap_or_default();
+        Ok(false)
+    })?;
+    Ok(sum)
 }
 
 /// What `path` and everything beneath it takes, on its own file system only.
@@ -58,38 +48,25 @@ pub(super) fn of_all(
     each: &mut dyn FnMut(&Path, Cost),
 ) -> io::Result<Cost> {
     let mut sum = Cost::default();
-    let mut device = None;
-    let mut todo: Vec<PathBuf> = vec![path.to_owned()];
-    while let Some(path) = todo.pop() {
-        let (cost, metadata) = of_one(&path, seen)?;
-        let Some(metadata) = metadata else { continue };
-        if *device.get_or_insert(metadata.dev()) != metadata.dev() {
-            continue;
-        }
+    walk(path, &mut |found| {
+        let Some(cost) = of(found, seen)? else { return Ok(false) };
         sum += cost;
-        each(&path, cost);
-        if metadata.is_dir() {
-            match fs::read_dir(&path) {
-                Ok(entries) => {
-                    for entry in entries {
-                        todo.push(entry?.path());
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
+        each(found.path, cost);
+        Ok(true)
+    })?;
     Ok(sum)
 }
 
-/// Bytes of a regular file that are in the page cache. Opening it changes nothing about it.
-fn resident(path: &Path) -> io::Result<u64> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
-        Ok(file) => cache::resident_bytes(file.as_fd()),
-        // It went, or something else has its name by now.
-        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => Ok(0),
-        Err(errno) => Err(errno.into()),
+/// What one inode takes; none if it was counted before.
+fn of(found: &Found<'_>, seen: &mut Seen) -> io::Result<Option<Cost>> {
+    if !seen.insert(found.identity()) {
+        return Ok(None);
     }
+    // Opening it changes nothing about it.
+    let file = if found.is_file() { found.open()? } else { None };
+    let resident = match file {
+        Some(file) => cache::resident_bytes(file.as_fd())?,
+        None => 0,
+    };
+    Ok(Some(Cost { disk: found.disk_bytes(), resident }))
 }

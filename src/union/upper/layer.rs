@@ -12,8 +12,8 @@ use rustix::io::Errno;
 
 use super::{Bytes, Entry, Found, Kept, Upper, UpperError, compare, hides, is_whiteout};
 use crate::layer::{
-    BuildError, FileKind, FileName, Inode, LayerBuilder, LayerPath, NewContent, NewNode, TreeIno,
-    read_node,
+    BuildError, FileKind, FileName, Inode, LayerBuilder, LayerPath, NewContent, NewNode, NodeId,
+    TreeIno, read_node,
 };
 use crate::sys::inode;
 use crate::union::UnionError;
@@ -61,18 +61,17 @@ struct Maker<'a, C> {
     upper: &'a Upper,
     contents: &'a mut C,
     builder: LayerBuilder,
-    /// The first path of each private inode with several names, by host number; and the tree
-    /// file whose copy it is.
-    private_links: HashMap<u64, (LayerPath, Option<TreeIno>)>,
-    /// The first path of each tree file with several names that became part of the layer.
-    tree_links: HashMap<TreeIno, LayerPath>,
+    /// Each private inode with several names, by host number; and the tree file whose copy it is.
+    private_links: HashMap<u64, (NodeId, Option<TreeIno>)>,
+    /// Each tree file with several names that became part of the layer.
+    tree_links: HashMap<TreeIno, NodeId>,
     changed: bool,
 }
 
-/// One directory on the way down.
+/// One directory on the way down. Its path is the walk's: one for each level would take memory
+/// by the square of the depth.
 struct Frame {
     dir: Kept,
-    path: LayerPath,
     merges: Option<TreeIno>,
     /// It stands where its origin stood, so the layers below show through.
     in_place: bool,
@@ -82,43 +81,61 @@ struct Frame {
 impl<C: Contents> Maker<'_, C> {
     fn walk(&mut self) -> Result<(), C::Error> {
         let root = self.upper.root()?;
-        let frame = self.directory(LayerPath::root(), root, Some(TreeIno::ROOT), 0)?;
+        let mut path = LayerPath::root();
+        let frame = self.directory(&path, root, Some(TreeIno::ROOT), 0)?;
         let mut frames = vec![frame];
         while let Some(frame) = frames.last_mut() {
             let Some((name, whiteout)) = frame.names.next() else {
                 frames.pop();
+                path.pop();
                 continue;
             };
-            let path = frame.path.join(name.clone());
-            let at = |source: UnionError| UpperError::at(&path, source);
-            let (merges, in_place) = (frame.merges, frame.in_place);
-            let below = self.upper.below(merges, name.as_bytes()).map_err(at)?;
-            if whiteout {
-                self.whiteout(&path, in_place && below.is_some());
-                continue;
-            }
-            let dir = frame.dir.open(self.upper).map_err(|errno| at(errno.into()))?;
-            let fd = match inode::open_path(&*dir, name.as_bytes()) {
-                Ok(fd) => fd,
-                // Of a root that is not frozen: what is gone by now is gone.
-                Err(Errno::NOENT) => continue,
-                Err(errno) => return Err(at(errno.into()).into()),
-            };
-            let status = inode::status(&fd).map_err(|errno| at(errno.into()))?;
-            if is_whiteout(&status) {
-                self.whiteout(&path, in_place && below.is_some());
-                continue;
-            }
-            let entry = self.upper.read(fd, merges, name.as_bytes()).map_err(at)?;
-            let here = below.filter(|_| in_place);
-            if entry.kind == FileKind::Directory {
-                let depth = frames.len();
-                frames.push(self.directory(path, entry, here, depth)?);
-            } else {
-                self.file(path, &entry, here)?;
+            path.push(name.clone());
+            let depth = frames.len();
+            let frame = frames.last().map(|frame| self.name(frame, &path, &name, whiteout, depth));
+            match frame.transpose()?.flatten() {
+                Some(entered) => frames.push(entered),
+                None => path.pop(),
             }
         }
         Ok(())
+    }
+
+    /// Puts what a directory has under one name; a directory is returned to be walked.
+    fn name(
+        &mut self,
+        frame: &Frame,
+        path: &LayerPath,
+        name: &FileName,
+        whiteout: bool,
+        depth: usize,
+    ) -> Result<Option<Frame>, C::Error> {
+        let at = |source: UnionError| UpperError::at(path, source);
+        let (merges, in_place) = (frame.merges, frame.in_place);
+        let below = self.upper.below(merges, name.as_bytes()).map_err(at)?;
+        if whiteout {
+            self.whiteout(path, in_place && below.is_some());
+            return Ok(None);
+        }
+        let dir = frame.dir.open(self.upper).map_err(|errno| at(errno.into()))?;
+        let fd = match inode::open_path(&*dir, name.as_bytes()) {
+            Ok(fd) => fd,
+            // Of a root that is not frozen: what is gone by now is gone.
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(at(errno.into()).into()),
+        };
+        let status = inode::status(&fd).map_err(|errno| at(errno.into()))?;
+        if is_whiteout(&status) {
+            self.whiteout(path, in_place && below.is_some());
+            return Ok(None);
+        }
+        let entry = self.upper.read(fd, merges, name.as_bytes()).map_err(at)?;
+        let here = below.filter(|_| in_place);
+        if entry.kind == FileKind::Directory {
+            return self.directory(path, entry, here, depth).map(Some);
+        }
+        self.file(path, &entry, here)?;
+        Ok(None)
     }
 
     fn whiteout(&mut self, path: &LayerPath, hides: bool) {
@@ -131,12 +148,12 @@ impl<C: Contents> Maker<'_, C> {
     /// Puts a directory; `here` is what the layers below show under its path.
     fn directory(
         &mut self,
-        path: LayerPath,
+        path: &LayerPath,
         dir: Entry,
         here: Option<TreeIno>,
         depth: usize,
     ) -> Result<Frame, C::Error> {
-        let fail = |source: UnionError| UpperError::at(&path, source);
+        let fail = |source: UnionError| UpperError::at(path, source);
         let tree = self.upper.tree();
         let below = here.map(|ino| tree.inode(ino)).transpose();
         let below = below.map_err(|error| fail(error.into()))?;
@@ -148,10 +165,10 @@ impl<C: Contents> Maker<'_, C> {
             Some(_) | None => false,
         };
         if !same {
-            self.put(&path, &dir, NewContent::Directory)?;
+            self.put(path, &dir, NewContent::Directory)?;
         }
         if !in_place && below.is_some_and(|below| below.kind == FileKind::Directory) {
-            self.builder.opaque(&path);
+            self.builder.opaque(path);
         }
         let mut names = Vec::new();
         for entry in self.upper.names(&dir.fd).map_err(|errno| fail(errno.into()))? {
@@ -160,16 +177,10 @@ impl<C: Contents> Maker<'_, C> {
             }
         }
         if let Some(origin) = dir.origin.filter(|_| !in_place) {
-            self.copy_unlisted(&path, origin, &names)?;
+            self.copy_unlisted(path, origin, &names)?;
         }
         let merges = dir.origin;
-        Ok(Frame {
-            dir: Kept::new(dir.fd, depth),
-            path,
-            merges,
-            in_place,
-            names: names.into_iter(),
-        })
+        Ok(Frame { dir: Kept::new(dir.fd, depth), merges, in_place, names: names.into_iter() })
     }
 
     /// Puts what a directory away from its place shows of the tree.
@@ -199,7 +210,7 @@ impl<C: Contents> Maker<'_, C> {
                     self.builder.put(&at, node)?;
                     left.push((at, ino));
                 } else {
-                    self.tree_file(at, &inode)?;
+                    self.tree_file(&at, &inode)?;
                 }
             }
         }
@@ -207,19 +218,19 @@ impl<C: Contents> Maker<'_, C> {
     }
 
     /// Puts a name of the tree under another path.
-    fn tree_file(&mut self, path: LayerPath, inode: &Inode) -> Result<(), C::Error> {
+    fn tree_file(&mut self, path: &LayerPath, inode: &Inode) -> Result<(), C::Error> {
         let indexed = self.upper.indexed(inode);
-        if let Some(entry) = indexed.map_err(|source| UpperError::at(&path, source))? {
+        if let Some(entry) = indexed.map_err(|source| UpperError::at(path, source))? {
             return self.file(path, &entry, None);
         }
         self.changed = true;
         if let Some(first) = self.tree_links.get(&inode.ino) {
-            return Ok(self.builder.hard_link(&path, first)?);
+            return Ok(self.builder.hard_link_node(path, *first)?);
         }
         let node = read_node(self.upper.tree(), inode).map_err(BuildError::from)?;
-        self.builder.put(&path, node)?;
+        let id = self.builder.put(path, node)?;
         if inode.nlink > 1 {
-            self.tree_links.insert(inode.ino, path);
+            self.tree_links.insert(inode.ino, id);
         }
         Ok(())
     }
@@ -227,17 +238,21 @@ impl<C: Contents> Maker<'_, C> {
     /// Puts a private file; `here` is what the layers below show under its path.
     fn file(
         &mut self,
-        path: LayerPath,
+        path: &LayerPath,
         entry: &Entry,
         here: Option<TreeIno>,
     ) -> Result<(), C::Error> {
         if let Some((first, _)) = self.private_links.get(&entry.status.ino) {
-            return Ok(self.builder.hard_link(&path, first)?);
+            return Ok(self.builder.hard_link_node(path, *first)?);
         }
+<<<<<<< HEAD
         if here.is_none() && entry.is_placed() {
             return Ok(());
         }
         let fail = |source: UnionError| UpperError::at(&path, source);
+=======
+        let fail = |source: UnionError| UpperError::at(path, source);
+>>>>>>> wt-b
         let bytes = self.upper.bytes(entry).map_err(fail)?;
         let tree = self.upper.tree();
         let origin = entry.origin.map(|ino| tree.inode(ino)).transpose();
@@ -251,7 +266,7 @@ impl<C: Contents> Maker<'_, C> {
             return Ok(());
         }
         let content = match entry.kind {
-            FileKind::Regular => self.contents.content(&path, entry, &bytes)?,
+            FileKind::Regular => self.contents.content(path, entry, &bytes)?,
             FileKind::Symlink => {
                 let target =
                     inode::symlink_target(&entry.fd).map_err(|errno| fail(errno.into()))?;
@@ -263,9 +278,9 @@ impl<C: Contents> Maker<'_, C> {
             FileKind::BlockDevice => NewContent::BlockDevice(entry.rdev()),
             FileKind::Directory => NewContent::Directory,
         };
-        self.put(&path, entry, content)?;
+        let id = self.put(path, entry, content)?;
         if entry.status.nlink > 1 {
-            self.private_links.insert(entry.status.ino, (path, entry.origin));
+            self.private_links.insert(entry.status.ino, (id, entry.origin));
         }
         Ok(())
     }
@@ -275,11 +290,13 @@ impl<C: Contents> Maker<'_, C> {
         path: &LayerPath,
         entry: &Entry,
         content: NewContent,
-    ) -> Result<(), C::Error> {
+    ) -> Result<NodeId, C::Error> {
         let xattrs = entry.xattrs().map_err(|errno| UpperError::at(path, errno))?;
-        self.builder.put(path, NewNode { metadata: compare::metadata(entry), xattrs, content })?;
+        let id = self
+            .builder
+            .put(path, NewNode { metadata: compare::metadata(entry), xattrs, content })?;
         self.changed = true;
-        Ok(())
+        Ok(id)
     }
 
     /// Links the names that files of the layer still have in untouched directories.
@@ -290,14 +307,14 @@ impl<C: Contents> Maker<'_, C> {
             self.put_index(ino)?;
         }
         let trees = self.tree_links.drain().map(|(ino, first)| (ino, Shown::Tree, first));
-        let mut files: Vec<(TreeIno, Shown, LayerPath)> = trees.collect();
+        let mut files: Vec<(TreeIno, Shown, NodeId)> = trees.collect();
         files.extend(self.private_links.drain().filter_map(|(host_ino, (first, origin))| {
             Some((origin?, Shown::Private(host_ino), first))
         }));
         for (ino, shown, first) in files {
             for path in self.untouched_names(ino, shown)? {
                 if self.builder.get(&path).is_none() {
-                    self.builder.hard_link(&path, &first)?;
+                    self.builder.hard_link_node(&path, first)?;
                 }
             }
         }
@@ -313,8 +330,10 @@ impl<C: Contents> Maker<'_, C> {
             && let Some(path) =
                 self.untouched_names(ino, Shown::Private(host_ino))?.into_iter().next()
         {
-            self.file(path.clone(), &entry, None)?;
-            self.private_links.insert(host_ino, (path, Some(ino)));
+            self.file(&path, &entry, None)?;
+            if let Some(id) = self.builder.get(&path) {
+                self.private_links.insert(host_ino, (id, Some(ino)));
+            }
         }
         Ok(())
     }
