@@ -20,7 +20,7 @@ use super::bundle::{Bundle, Record};
 use super::capabilities;
 use super::config::RuntimeChoice;
 use super::console;
-use super::passwd;
+use super::passwd::{self, User};
 use super::runtime::{self, ExecRequest, RuntimeError};
 use crate::sys::namespace::{Alone, Forked, fork, leave};
 
@@ -93,7 +93,7 @@ fn process(record: &Record, spec: &Value, request: &ExecRequest) -> Result<Value
     let mut process = spec.get("process").cloned().unwrap_or_default();
     let user = match request.user.as_deref() {
         Some(user) => passwd::resolve(&record.root, user)?,
-        None => passwd::resolve(&record.root, "0")?,
+        None => User::root(),
     };
     let home = format!("HOME={}", user.home.display());
     let mut env: Vec<String> = Vec::new();
@@ -202,13 +202,16 @@ fn prepare(
         terminal(door).map_err(|error| ("give a terminal to", error))?;
     }
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
-    let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+    let number = |value: &Value| {
+        let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        let number = number.filter(|number| *number != u32::MAX);
+        number.ok_or(("set the user of", io::Error::from(io::ErrorKind::InvalidInput)))
+    };
     let user = &process["user"];
-    let (uid, gid) = (number(&user["uid"]), number(&user["gid"]));
-    let groups: Vec<Gid> = user["additionalGids"]
-        .as_array()
-        .map(|groups| groups.iter().map(|group| Gid::from_raw(number(group))).collect())
-        .unwrap_or_default();
+    let (uid, gid) = (number(&user["uid"])?, number(&user["gid"])?);
+    let groups = user["additionalGids"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let groups = groups.iter().map(|group| number(group).map(Gid::from_raw));
+    let groups = groups.collect::<Result<Vec<_>, _>>()?;
     let cwd = process["cwd"].as_str().unwrap_or("/");
     let no_new_privileges = process["noNewPrivileges"].as_bool() == Some(true);
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());

@@ -34,6 +34,11 @@ pub enum UserError {
     /// Not in the container's /etc/group.
     #[error("the container has no group {0:?}; see its /etc/group, or give a number")]
     NoGroup(String),
+    /// More than the kernel counts to, or its "no change".
+    #[error(
+        "{0} is the number of no user and no group: they go from 0 to 4294967294; give another one, or mend the container's /etc/passwd and /etc/group"
+    )]
+    Number(String),
     /// Not `USER:PASSWORD`.
     #[error("a password is set as USER:PASSWORD, on one line, neither of them empty")]
     Password,
@@ -76,7 +81,8 @@ fn read(root: &OwnedFd, path: &str) -> Result<String, UserError> {
     };
     let read = |file: File| {
         if !file.metadata()?.is_file() {
-            return Err(io::ErrorKind::InvalidInput.into());
+            let why = "it is no file; give a number, such as 0, instead of a name";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let file = File::from(inode::reopen(&file, OFlags::RDONLY)?);
         let mut bytes = Vec::new();
@@ -86,7 +92,29 @@ fn read(root: &OwnedFd, path: &str) -> Result<String, UserError> {
     read(file).map_err(|source| UserError::System { what: "read", path: path.into(), source })
 }
 
+impl User {
+    /// Root, whatever the container's files say of it: they are the tenant's to write.
+    #[must_use]
+    pub fn root() -> Self {
+        Self { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() }
+    }
+}
+
+/// Whether a word is a number, and so never a name.
+fn is_number(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The number of a user or a group. To the kernel the last one means nobody (`setresuid(2)`).
+fn number(word: &str) -> Result<u32, UserError> {
+    let number = word.parse().ok().filter(|number| *number != u32::MAX);
+    number.ok_or_else(|| UserError::Number(word.to_owned()))
+}
+
 /// Finds `USER`, `UID`, `USER:GROUP` or `UID:GID` in the container whose root is mounted at `root`.
+///
+/// Digits are a number, never a name. What a container's files say of a number is told if it can be;
+/// of 0 they are not asked at all, so that no tenant decides who `0` is.
 ///
 /// # Errors
 /// [`UserError`].
@@ -96,33 +124,52 @@ pub fn resolve(root: &Path, user: &str) -> Result<User, UserError> {
         Some((name, group)) => (name, Some(group)),
         None => (user, None),
     };
-    let number: Option<u32> = name.parse().ok();
-    let passwd = read(&root, "etc/passwd")?;
-    let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
-        let id = fields.get(2).and_then(|id| id.parse().ok());
-        fields.first() == Some(&name) || (number.is_some() && id == number)
-    });
-    let field = |at: usize| entry.as_ref().and_then(|fields| fields.get(at)).copied();
-    let of_entry = |at| field(at).and_then(|id| id.parse::<u32>().ok());
-    let Some(uid) = of_entry(2).or(number) else {
-        return Err(UserError::NoUser(name.to_owned()));
+    let given = if is_number(name) { Some(number(name)?) } else { None };
+    let text = |path| match (read(&root, path), given) {
+        (Err(_odd), Some(_)) => Ok(String::new()),
+        (text, _) => text,
     };
-    let home = field(5).filter(|home| home.starts_with('/')).unwrap_or("/").into();
-    let groups = read(&root, "etc/group")?;
-    let groups = || groups.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    let id = |fields: &Vec<&str>| fields.get(2).and_then(|id| id.parse::<u32>().ok());
+    let mut found = if given == Some(0) {
+        User::root()
+    } else {
+        let passwd = text("etc/passwd")?;
+        let mut entries = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        let entry = entries.find(|fields| match given {
+            Some(_) => fields.get(2).and_then(|id| id.parse().ok()) == given,
+            None => fields.first() == Some(&name),
+        });
+        let field = |at: usize| entry.as_ref().and_then(|fields| fields.get(at)).copied();
+        let of_entry = |at| field(at).filter(|id| is_number(id)).map(number).transpose();
+        let uid = given.map_or_else(|| of_entry(2), |uid| Ok(Some(uid)))?;
+        let uid = uid.ok_or_else(|| UserError::NoUser(name.to_owned()))?;
+        let home = field(5).filter(|home| home.starts_with('/')).unwrap_or("/").into();
+        let (gid, mut groups) = (of_entry(3), Vec::new());
+        if group.is_none() {
+            let own = field(0).unwrap_or(name);
+            for fields in text("etc/group")?.lines().map(|line| line.split(':').collect::<Vec<_>>())
+            {
+                let members = fields.get(3).copied().unwrap_or_default();
+                if members.split(',').any(|member| member == own) {
+                    // A line that is none puts nobody into a group.
+                    groups.extend(fields.get(2).and_then(|id| number(id).ok()));
+                }
+            }
+        }
+        let gid = if group.is_none() { gid?.unwrap_or(0) } else { 0 };
+        User { uid, gid, groups, home }
+    };
     if let Some(group) = group {
-        let named = groups().find(|fields| fields.first() == Some(&group));
-        let gid = named.as_ref().and_then(id).or_else(|| group.parse().ok());
-        let gid = gid.ok_or_else(|| UserError::NoGroup(group.to_owned()))?;
-        return Ok(User { uid, gid, groups: Vec::new(), home });
+        found.gid = if is_number(group) {
+            number(group)?
+        } else {
+            let groups = read(&root, "etc/group")?;
+            let mut groups = groups.lines().map(|line| line.split(':').collect::<Vec<_>>());
+            let named = groups.find(|fields| fields.first() == Some(&group));
+            let id = named.as_ref().and_then(|fields| fields.get(2)).filter(|id| is_number(id));
+            number(id.ok_or_else(|| UserError::NoGroup(group.to_owned()))?)?
+        };
     }
-    let own = field(0).unwrap_or(name);
-    let member = |fields: &Vec<&str>| {
-        fields.get(3).is_some_and(|members| members.split(',').any(|member| member == own))
-    };
-    let groups = groups().filter(member).filter_map(|fields| id(&fields)).collect();
-    Ok(User { uid, gid: of_entry(3).unwrap_or(0), groups, home })
+    Ok(found)
 }
 
 /// What chpasswd(8) inside the container reads to set a password given as `USER:PASSWORD`.
@@ -240,6 +287,35 @@ mod tests {
         assert_eq!(user("1234:5").home, Path::new("/"));
         resolve(root.path(), "nobody").expect_err("not there");
         resolve(root.path(), "www:wheel").expect_err("no group");
+    }
+
+    #[test]
+    fn no_file_of_a_container_decides_who_a_number_is() {
+        let root = root();
+        let file = |name: &str| root.path().join("etc").join(name);
+        let passwd = "0:x:1000:1000::/:/bin/sh\nroot:x:0:1000::/srv:/bin/sh\n33:x:0:0::/:/bin/sh\n\
+            www:x:33:33::/srv/www:/bin/sh\nmax:x:4294967295:0::/:/bin/sh\nmin:x:5:4294967295::/:/bin/sh\n";
+        fs::write(file("passwd"), passwd).expect("written");
+        fs::write(file("group"), "adm:x:4:www\nlast:x:4294967295:www\n").expect("written");
+        let user = |text| resolve(root.path(), text).expect(text);
+        assert_eq!(user("0"), User::root());
+        assert_eq!(user("0:7"), User { gid: 7, ..User::root() });
+        let www = User { uid: 33, gid: 33, groups: vec![4], home: "/srv/www".into() };
+        assert_eq!(user("33"), www);
+        let last = ["max", "min", "www:last", "4294967295", "4294967296", "0:4294967295"];
+        for word in last {
+            let error = resolve(root.path(), word).expect_err(word);
+            assert!(matches!(error, UserError::Number(_)), "{word}: {error}");
+        }
+        for name in ["passwd", "group"] {
+            fs::remove_file(file(name)).expect("removed");
+            let fifo = rustix::fs::FileType::Fifo;
+            rustix::fs::mknodat(CWD, file(name), fifo, Mode::RWXU, 0).expect("made");
+        }
+        assert_eq!(user("0"), User::root());
+        assert_eq!(user("33:4"), User { uid: 33, gid: 4, groups: Vec::new(), home: "/".into() });
+        let odd = resolve(root.path(), "www").expect_err("no file").to_string();
+        assert!(odd.contains("give a number"), "{odd}");
     }
 
     /// Needs root, for the owner of the key.

@@ -148,7 +148,7 @@ pub fn write_bundle(directory: &Path, inputs: &Inputs<'_>) -> Result<Bundle, Spe
     let mut binds = Vec::new();
     let user = match config.user.as_deref() {
         Some(user) => passwd::resolve(inputs.root, user)?,
-        None => User { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() },
+        None => User::root(),
     };
     if config.volumes.is_empty() {
         let path = config.env.get("PATH").map_or(PATH, String::as_str);

@@ -132,10 +132,15 @@ pub(super) fn relay(
     show: &mut dyn FnMut(&Frame) -> io::Result<()>,
 ) -> Result<i32> {
     let Connection { mut stream, early: mut bytes } = connection;
-    stream.write_all(&[Pace::Follow.byte()]).context("the daemon went away")?;
+    // A process that ended at once is told of by a daemon that reads no more: what it said is there
+    // to be read all the same, and if it said nothing, reading tells.
+    let say = |mut stream: &UnixStream, bytes: &[u8]| {
+        let _gone = stream.write_all(bytes);
+    };
+    say(&stream, &[Pace::Follow.byte()]);
     let mut seen = if terminal == Terminal::None { None } else { size() };
     if let Some(size) = &seen {
-        stream.write_all(&size.encode()).context("the daemon went away")?;
+        say(&stream, &size.encode());
     }
     if interactive || terminal == Terminal::Console {
         let to = stream.try_clone().context("cannot share the connection")?;
@@ -181,7 +186,7 @@ pub(super) fn relay(
             if now != seen
                 && let Some(size) = &now
             {
-                stream.write_all(&size.encode()).context("the daemon went away")?;
+                say(&stream, &size.encode());
             }
             seen = now;
         }
@@ -191,6 +196,30 @@ pub(super) fn relay(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_said_before_the_other_side_closed_is_read_though_nothing_can_be_written() {
+        let (stream, mut daemon) = UnixStream::pair().expect("a pair");
+        let frames = [Frame::Error(b"why".to_vec()), Frame::Exit(125)];
+        for frame in &frames {
+            daemon.write_all(&frame.encode()).expect("written");
+        }
+        drop(daemon);
+        let mut told = Vec::new();
+        let connection = Connection { stream, early: Vec::new() };
+        let status = relay(connection, Terminal::None, false, None, &mut |frame| {
+            told.push(frame.clone());
+            Ok(())
+        });
+        assert_eq!(status.expect("it ended"), 125);
+        assert_eq!(told, frames[..1]);
+        // Nothing was said: that is told of.
+        let (stream, daemon) = UnixStream::pair().expect("a pair");
+        drop(daemon);
+        let connection = Connection { stream, early: Vec::new() };
+        let broke = relay(connection, Terminal::None, false, None, &mut |_| Ok(()));
+        assert!(broke.expect_err("no end").to_string().contains("broke"));
+    }
 
     #[test]
     fn a_console_is_left_by_its_two_keys_and_by_nothing_else() {
