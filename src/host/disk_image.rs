@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::error::HostError;
 use super::mount_table;
@@ -192,6 +193,7 @@ pub fn grow_at_rest(file: &Path, bytes: u64) -> Result<(), HostError> {
     let failed = || HostError::system::<io::Error>("resize the disk image", file);
     let image = File::options().read(true).write(true).open(file).map_err(failed())?;
     let resize = || -> io::Result<()> {
+        await_rest(file)?;
         // It replays the journal, without which nobody resizes; 1: something was put right.
         let mut check = Command::new("e2fsck");
         check.args(["-f", "-p"]).arg(file).env("LC_ALL", "C").stdin(Stdio::null());
@@ -213,6 +215,39 @@ pub fn grow_at_rest(file: &Path, bytes: u64) -> Result<(), HostError> {
         image.sync_all()
     };
     resize().map_err(failed())
+}
+
+/// How long a copy of the mounts may keep an image that was unmounted.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often is looked whether one does.
+const EVERY: Duration = Duration::from_millis(10);
+
+/// Waits until no loop device has the image any more.
+///
+/// Whoever took a copy of the mount table while it was mounted, as a container that starts beside does for
+/// a moment, has its file system in use: changed from outside, it would be lost.
+fn await_rest(file: &Path) -> io::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let mut losetup = Command::new("losetup");
+        losetup.args(["--noheadings", "--output", "NAME", "--associated"]).arg(file);
+        let output = losetup.env("LC_ALL", "C").stdin(Stdio::null()).output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(io::Error::other(said));
+        }
+        let devices = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if devices.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(io::Error::other(format!(
+                "it is still mounted in another mount namespace, from {devices}; end what keeps it there"
+            )));
+        }
+        std::thread::sleep(EVERY);
+    }
 }
 
 /// A size as resize2fs takes it exactly.

@@ -245,14 +245,10 @@ impl<C: Contents> Maker<'_, C> {
         if let Some((first, _)) = self.private_links.get(&entry.status.ino) {
             return Ok(self.builder.hard_link_node(path, *first)?);
         }
-<<<<<<< HEAD
         if here.is_none() && entry.is_placed() {
             return Ok(());
         }
-        let fail = |source: UnionError| UpperError::at(&path, source);
-=======
         let fail = |source: UnionError| UpperError::at(path, source);
->>>>>>> wt-b
         let bytes = self.upper.bytes(entry).map_err(fail)?;
         let tree = self.upper.tree();
         let origin = entry.origin.map(|ino| tree.inode(ino)).transpose();
