@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn the_usage_has_what_the_verb_takes_and_nothing_of_all_verbs() {
         for (line, usage) in [
-            ("mica --store /x copy c1", "Usage: mica copy [OPTIONS] <CT> <NAME>"),
+            ("mica --store /x rename c1", "Usage: mica rename [OPTIONS] <CT> <NAME>"),
             ("mica -q --store copy node sharing x", "Usage: mica node sharing [OPTIONS]"),
         ] {
             let said = told_of(line);

@@ -10,6 +10,7 @@ use super::arguments::Umount;
 use super::output::{Output, complain};
 use crate::host::unmount::{Unmounted, unmount};
 use crate::host::{Access, Roots, Store, StoreError, sentence};
+use crate::node::registry::Places;
 
 pub(super) fn run(wanted: &Umount, store: &Path, output: &Output) -> Result<ExitCode> {
     // A mountpoint can be unmounted without its store.
@@ -57,9 +58,8 @@ pub(super) fn run(wanted: &Umount, store: &Path, output: &Output) -> Result<Exit
 /// The name of the root, if the daemon mounted it for a container.
 fn container(store: &Store, root: &OsString) -> Option<String> {
     let record = Roots::open(store).ok()?.find(root).ok()?;
-    let mount =
-        record.mount.filter(|mount| mount.mountpoint.starts_with(store.path().join("containers")));
-    mount.map(|_| record.name)
+    let mount = record.mount?;
+    Places::of_root(store.path(), &mount.mountpoint).map(|_| record.name)
 }
 
 fn mounted(store: &Store) -> Result<Vec<OsString>> {

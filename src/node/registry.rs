@@ -49,6 +49,16 @@ impl Places {
         Self { directory: directory.to_owned() }
     }
 
+    /// Those of the container whose root is mounted at `mountpoint`, if it is one's of the store at
+    /// `store`.
+    #[must_use]
+    pub fn of_root(store: &Path, mountpoint: &Path) -> Option<Self> {
+        let directory = mountpoint.parent()?;
+        let places = Self::at(directory);
+        let known = directory.parent() == Some(&store.join(CONTAINERS));
+        (known && places.root() == mountpoint).then_some(places)
+    }
+
     /// `containers/<id>`.
     #[must_use]
     pub fn directory(&self) -> &Path {
@@ -460,6 +470,19 @@ mod tests {
         let found = damaged().recorded;
         assert!(found.state.claims_unknown);
         assert!(found.config.name.as_str().starts_with("damaged-"));
+    }
+
+    #[test]
+    fn the_root_of_a_container_is_told_from_other_mounts() {
+        let store = Path::new("/store");
+        let places = Places::at(&store.join(CONTAINERS).join("id"));
+        assert_eq!(Places::of_root(store, &places.root()), Some(places.clone()));
+        for other in
+            [Path::new("/mnt"), &places.disk(), places.directory(), &places.root().join("mnt")]
+        {
+            assert_eq!(Places::of_root(store, other), None, "{}", other.display());
+        }
+        assert_eq!(Places::of_root(Path::new("/other"), &places.root()), None);
     }
 
     #[test]
