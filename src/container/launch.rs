@@ -17,6 +17,7 @@ use rustix::mount::{
 
 use super::bundle::{Bundle, Device, Record};
 use super::config::RuntimeChoice;
+use super::destinations;
 use super::exec;
 use super::idmap::IdRange;
 use super::runtime::{self, RuntimeError};
@@ -157,6 +158,7 @@ fn stage(record: &Record) -> Result<(), RuntimeError> {
                 .map_err(|e| at("bind", place)(e.into()))?;
         }
     }
+    destinations::check(root)?;
     for bind in &record.binds {
         let place = stage.join(&bind.name);
         if let Some(device) = bind.device {
