@@ -17,6 +17,7 @@ use rustix::mount::{
 
 use super::bundle::{Bundle, Device, Record};
 use super::config::RuntimeChoice;
+use super::destinations;
 use super::exec;
 use super::idmap::IdRange;
 use super::places;
@@ -176,6 +177,7 @@ fn stage(record: &Record) -> Result<(), RuntimeError> {
     if !record.devices_in_root {
         restrict(root, libc::MOUNT_ATTR_NODEV).map_err(at("take the devices from", root))?;
     }
+    destinations::check(root)?;
     for bind in &record.binds {
         let place = stage.join(&bind.name);
         if let Some(device) = bind.device {

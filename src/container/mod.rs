@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod command;
 pub mod config;
 pub mod console;
+mod destinations;
 mod exec;
 pub mod idmap;
 mod init;

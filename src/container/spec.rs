@@ -13,6 +13,7 @@ use super::capabilities;
 use super::cgroup::{Cgroup, Hierarchy, Layout};
 use super::command::{self, CommandError, Place};
 use super::config::{ContainerConfig, Kind, RuntimeChoice, Volume};
+use super::destinations;
 use super::idmap::IdRange;
 use super::init;
 use super::passwd::{self, User, UserError};
@@ -407,7 +408,12 @@ fn mounts(
         list.push(mount("/run", "tmpfs", &["nosuid", "nodev", "strictatime", "mode=755"]));
         list.push(mount("/run/lock", "tmpfs", &["nosuid", "nodev", "noexec", "mode=1777"]));
     }
-    for volume in inputs.files.iter().chain(&config.volumes) {
+    // A link there leads to what only a running system makes; not every runtime makes it.
+    let files = inputs.files.iter().map(|file| Volume {
+        target: destinations::destination(inputs.root, &file.target),
+        ..file.clone()
+    });
+    for volume in files.chain(config.volumes.iter().cloned()) {
         fs::symlink_metadata(&volume.source).map_err(system("look at", &volume.source))?;
         let write = if volume.read_only { "ro" } else { "rw" };
         list.push(bind(&volume.source, &volume.target, &["rbind", write, "nosuid", "nodev"]));

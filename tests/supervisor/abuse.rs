@@ -139,3 +139,76 @@ fn abuse(stage: &Stage, runtime: &str) {
     stage.mica(["delete", "--force", "evil"]);
     serves(stage);
 }
+
+#[test]
+fn a_tenant_s_users_keep_nobody_out_and_make_nobody_root_s_command_theirs() {
+    let stage = Stage::new("supervisor-users");
+    // runc 1.1 reads /etc/passwd itself, inside, and waits for a fifo there.
+    for runtime in ["runtime=embedded"] {
+        stage.create("c1", &[runtime], &["sleep", "1000"]);
+        stage.mica(["start", "c1"]);
+        let who = |words: &[&str]| {
+            let tail = ["--", "sh", "-c", "echo $(id -u) $(id -g) $HOME"];
+            stage.mica([&["exec"], words, &["c1"], &tail].concat()).trim().to_owned()
+        };
+        stage.mica(["exec", "c1", "--", "sh", "-c", "rm /etc/passwd; mkfifo /etc/passwd"]);
+        assert_eq!(who(&[]), "0 0 /root", "{runtime}");
+        assert_eq!(who(&["-u", "0"]), "0 0 /root", "{runtime}");
+        assert_eq!(who(&["-u", "33:7"]), "33 7 /", "{runtime}");
+        let odd = stage.refused(["exec", "-u", "www-data", "c1", "--", "true"]);
+        assert!(odd.contains("etc/passwd") && odd.contains("give a number"), "{odd}");
+        let lines = "0:x:1000:1000::/:/bin/sh\nroot:x:4294967295:0::/:/bin/sh";
+        let script = format!("rm /etc/passwd; printf '{lines}\n' > /etc/passwd");
+        stage.mica(["exec", "c1", "--", "sh", "-c", &script]);
+        assert_eq!(who(&[]), "0 0 /root", "{runtime}");
+        assert_eq!(who(&["-u", "0"]), "0 0 /root", "{runtime}");
+        for user in ["root", "4294967295", "0:4294967295"] {
+            let refused = stage.refused(["exec", "-u", user, "c1", "--", "true"]);
+            assert!(refused.contains("number of no user"), "{runtime} {user}: {refused}");
+            assert_eq!(refused.lines().count(), 1, "{refused}");
+        }
+        stage.mica(["delete", "--force", "c1"]);
+    }
+}
+
+/// Puts links that lead to nothing in the place of what is mounted: a directory may be moved with it.
+const DANGLE: &str = "mv /etc /old && cp -a /old /etc && cd /etc && rm hosts hostname resolv.conf && \
+    ln -s ../run/systemd/resolve/stub-resolv.conf resolv.conf && ln -s /var/run/none/hosts hosts && \
+    ln -s ../../../../../../tmp/mica-none hostname";
+
+#[test]
+fn links_in_the_place_of_mounts_lead_nowhere_outside_and_keep_no_container_from_starting() {
+    let stage = Stage::new("supervisor-links");
+    for runtime in ["runtime=embedded", "runtime=runc"] {
+        stage.create("c1", &[runtime], &["sleep", "1000"]);
+        stage.mica(["start", "c1"]);
+        stage.mica(["exec", "c1", "--", "sh", "-c", DANGLE]);
+        stage.mica(["restart", "--kill", "c1"]);
+        let there = "[ -L /etc/hosts ] && [ -L /etc/hostname ] && grep -q c1 /etc/hosts && \
+                grep -q c1 /etc/hostname && cat /etc/resolv.conf";
+        stage.mica(["exec", "c1", "--", "sh", "-c", there]);
+        assert!(!fs::exists("/tmp/mica-none").unwrap(), "{runtime}");
+        stage.mica(["delete", "--force", "c1"]);
+        stage.create("c1", &[runtime], &["sleep", "1000"]);
+        stage.mica(["start", "c1"]);
+        stage.mica(["stop", "--kill", "c1"]);
+        let private = stage.info("c1")["private"].as_str().unwrap().to_owned();
+        let outside = stage.store.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        for place in ["dev", "proc", "sys"] {
+            let upper = format!("{private}/upper/{place}");
+            if fs::exists(&upper).unwrap() {
+                fs::remove_dir_all(&upper).unwrap();
+            }
+            std::os::unix::fs::symlink(&outside, &upper).unwrap();
+            let refused = stage.refused(["start", "c1"]);
+            assert!(refused.contains(&format!("/{place} in the")), "{runtime}: {refused}");
+            assert!(refused.contains("is a symbolic link"), "{runtime}: {refused}");
+            assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "{runtime} {place}");
+            stage.mica(["revert", "c1", &format!("/{place}")]);
+        }
+        stage.mica(["start", "c1"]);
+        stage.mica(["delete", "--force", "c1"]);
+        fs::remove_dir(&outside).unwrap();
+    }
+}

@@ -44,6 +44,16 @@ pub enum RuntimeError {
         /// In its words.
         message: String,
     },
+    /// The root is no safe ground for a runtime.
+    #[error(
+        "/{place} in the container's root is {what}, not a directory: what the runtime makes there would end up elsewhere, in the host even; put it right with `mica revert CT /{place}`, or import the template anew with a directory there"
+    )]
+    Place {
+        /// Where.
+        place: &'static str,
+        /// What is there.
+        what: &'static str,
+    },
     /// There is no init to ask.
     #[error("the container is not running")]
     NotRunning,
