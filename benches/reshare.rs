@@ -90,9 +90,10 @@ fn measure(scratch: &Path, what: &str, count: usize, len: usize, held: Held) {
     put();
     let before = used(scratch);
     let start = Instant::now();
-    let told = mica(&store, &["store", "reshare", "--all"]);
+    let told = mica(&store, &["store", "reshare", "--all", "--json"]);
     let shared = start.elapsed();
-    assert!(told.contains(&format!("{}", files.len())), "all are shared: {told}");
+    let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(told["files"], files.len(), "all are shared: {told}");
     rustix::fs::syncfs(File::open(scratch).expect("there")).expect("synced");
     let won = before.saturating_sub(used(scratch));
     let one = bytes / CONTAINERS as u64;
