@@ -19,6 +19,7 @@ pub fn detached_readonly(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let tree = detached(dir)?;
     set_attributes(
         tree.as_fd(),
+        libc::AT_EMPTY_PATH,
         libc::mount_attr {
             // NOATIME too: relatime would try at every read, in vain, to write an old access time.
             attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOATIME,
@@ -45,6 +46,7 @@ pub fn detached_idmapped(
         .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     set_attributes(
         tree.as_fd(),
+        libc::AT_EMPTY_PATH,
         libc::mount_attr {
             attr_set: libc::MOUNT_ATTR_IDMAP,
             attr_clr: 0,
@@ -61,7 +63,7 @@ pub fn detached_idmapped(
 /// What mount_setattr(2) answers.
 pub fn add_attributes(place: BorrowedFd<'_>, attr_set: u64) -> io::Result<()> {
     let attributes = libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd: 0 };
-    set(place, libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, attributes)
+    set_attributes(place, libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, attributes)
 }
 
 fn detached(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -71,11 +73,11 @@ fn detached(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(open_tree(dir, c"", flags)?)
 }
 
-fn set_attributes(tree: BorrowedFd<'_>, attributes: libc::mount_attr) -> io::Result<()> {
-    set(tree, libc::AT_EMPTY_PATH, attributes)
-}
-
-fn set(tree: BorrowedFd<'_>, flags: c_int, attributes: libc::mount_attr) -> io::Result<()> {
+fn set_attributes(
+    tree: BorrowedFd<'_>,
+    flags: c_int,
+    attributes: libc::mount_attr,
+) -> io::Result<()> {
     // SAFETY: the path is NUL-terminated and `attributes` is valid for its whole stated size;
     // the kernel keeps neither pointer.
     let status = unsafe {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::stage::{Stage, picture, refused};
-use crate::support::{MountOptions, Succeed};
+use crate::support::{MountOptions, Succeed, pax_records};
 
 /// A ustar archive, byte by byte: tar(1) would not make these.
 #[derive(Clone, Default)]
@@ -121,17 +121,7 @@ impl Archive {
 
     /// The same, or with `g` for all members from here on.
     pub(crate) fn pax_of(&mut self, kind: u8, records: &[(&[u8], &[u8])]) -> &mut Self {
-        let mut content = Vec::new();
-        for (key, value) in records {
-            let body = key.len() + value.len() + 3;
-            let mut len = body + 1;
-            while len != body + len.to_string().len() {
-                len = body + len.to_string().len();
-            }
-            content.extend_from_slice(format!("{len} ").as_bytes());
-            content.extend_from_slice(&[*key, b"=", *value, b"\n"].concat());
-        }
-        self.member(b"pax", kind, b"", &content)
+        self.member(b"pax", kind, b"", &pax_records(records))
     }
 
     pub(crate) fn write(&self, path: &Path) -> PathBuf {

@@ -40,18 +40,8 @@ impl Forge {
 
     /// Extended records for the next member.
     pub(crate) fn pax(self, records: &[(&str, &[u8])]) -> Self {
-        let mut content = Vec::new();
-        for (key, value) in records {
-            let body = key.len() + value.len() + 3;
-            let mut len = body + 1;
-            while len != body + len.to_string().len() {
-                len = body + len.to_string().len();
-            }
-            content.extend_from_slice(format!("{len} {key}=").as_bytes());
-            content.extend_from_slice(value);
-            content.push(b'\n');
-        }
-        self.raw(b"pax", b'x', b"", &content)
+        let records: Vec<_> = records.iter().map(|(key, value)| (key.as_bytes(), *value)).collect();
+        self.raw(b"pax", b'x', b"", &pax_records(&records))
     }
 
     /// The whole archive, with its end mark.
@@ -59,4 +49,19 @@ impl Forge {
         self.0.resize(self.0.len() + 1024, 0);
         self.0
     }
+}
+
+/// Records of an extended header (pax): each begins with its own length, in decimal.
+pub(crate) fn pax_records(records: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut content = Vec::new();
+    for (key, value) in records {
+        let body = key.len() + value.len() + 3;
+        let mut len = body + 1;
+        while len != body + len.to_string().len() {
+            len = body + len.to_string().len();
+        }
+        content.extend_from_slice(format!("{len} ").as_bytes());
+        content.extend_from_slice(&[*key, b"=", *value, b"\n"].concat());
+    }
+    content
 }

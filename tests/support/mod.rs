@@ -23,7 +23,7 @@ mod workshop;
 pub(crate) use command::{Succeed, mica, require_root, while_nobody_starts};
 pub(crate) use debian::debian;
 pub(crate) use disk::{Disk, DiskFormat};
-pub(crate) use forge::Forge;
+pub(crate) use forge::{Forge, pax_records};
 pub(crate) use mounted::{MountOptions, Mounted, Store};
 pub(crate) use patience::{PATIENCE, again_until};
 pub(crate) use power::{LogFlush, ignore_syncs, shut_down};
