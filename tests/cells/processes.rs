@@ -326,15 +326,31 @@ fn devices_are_held_where_only_cgroup2_is() {
     assert_eq!(said(&given), "null\nurandom\nfuse\nend\n");
 }
 
+#[test]
+fn a_host_that_can_hold_no_devices_is_refused() {
+    let scratch = Scratch::new("cells-no-devices");
+    let here = Layout::detect().unwrap();
+    let pids = here.with(Controller::Pids).expect("a tree counts processes");
+    let parent = Parent::new(alone(&scratch, &pids.mountpoint, "cgroup cgroup rw,pids"));
+    let refused = parent.group("open").hold_to_devices(&[]).unwrap_err().to_string();
+    assert!(refused.contains("cannot keep a container from its devices"), "{refused}");
+    assert!(refused.contains("privileged=yes"), "{refused}");
+}
+
 /// The cgroup2 tree of this host as if it were all there is.
 fn unified_alone(scratch: &Scratch) -> Layout {
     let here = Layout::detect().unwrap();
     let unified = here.unified().expect("a cgroup2 tree is mounted");
+    alone(scratch, &unified.mountpoint, "cgroup2 cgroup2 rw")
+}
+
+/// The tree at `mountpoint`, of that type, source and options, as if it were all there is.
+fn alone(scratch: &Scratch, mountpoint: &Path, kind: &str) -> Layout {
     let root = scratch.directory("root");
     fs::create_dir_all(root.join("proc/self")).unwrap();
-    let line = "30 24 0:27 / /cgroup rw - cgroup2 cgroup2 rw\n";
+    let line = format!("30 24 0:27 / /cgroup rw - {kind}\n");
     fs::write(root.join("proc/self/mountinfo"), line).unwrap();
-    std::os::unix::fs::symlink(&unified.mountpoint, root.join("cgroup")).unwrap();
+    std::os::unix::fs::symlink(mountpoint, root.join("cgroup")).unwrap();
     Layout::detect_in(Path::new(&root)).unwrap()
 }
 
